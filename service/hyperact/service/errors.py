@@ -81,3 +81,19 @@ class OutOfRangeError(DecisionError):
     """A log position before the oldest entry kept or beyond the newest. gRPC: OUT_OF_RANGE."""
 
     default_reason = "OUT_OF_RANGE"
+
+
+class VersionRefusedError(Exception):
+    """A registered version that cannot be served, and why.
+
+    Attributes:
+        reason: CORRUPT, MISSING, TOO_LARGE, WRONG_SPEC, WRONG_MODEL, BAD_OUTPUT or LOAD_FAILED.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class RegistryUnavailableError(Exception):
+    """The registry cannot be read now."""
