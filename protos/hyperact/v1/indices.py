@@ -135,5 +135,6 @@ def _draw(uniforms: Iterator[float], index_dim: int, distribution: "ReferenceDis
         return (normals / scale).astype(np.float32)
     if distribution in (ONE_HOT, COORDINATE):
         values = index_bank(index_dim, distribution)
-        return values[int(next(uniforms) * len(values))]
+        chosen: Float32s = values[int(next(uniforms) * len(values))]
+        return chosen
     raise FieldError("reference_distribution", f"expected a known distribution, got number {distribution}")

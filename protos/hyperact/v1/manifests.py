@@ -60,7 +60,11 @@ def check_spec(spec: ModelSpec) -> None:
             "action.discrete.num_actions",
             f"expected 1 to {max_num_actions}, got {spec.action.discrete.num_actions}",
         )
-    enums = (("agent_kind", AgentKind), ("index_schedule", IndexSchedule), ("reference_distribution", ReferenceDistribution))
+    enums = (
+        ("agent_kind", AgentKind),
+        ("index_schedule", IndexSchedule),
+        ("reference_distribution", ReferenceDistribution),
+    )
     for field, enum in enums:
         if getattr(spec, field) not in enum.values() or not getattr(spec, field):
             raise FieldError(field, f"expected a known value, got number {getattr(spec, field)}")
@@ -70,7 +74,9 @@ def check_spec(spec: ModelSpec) -> None:
         raise FieldError("discount", f"expected a number in (0, 1), got {spec.discount}")
     window_seconds = spec.reward_window.ToTimedelta().total_seconds()
     if window_seconds < 0 or (spec.HasField("default_reward") and not window_seconds):
-        raise FieldError("reward_window", f"expected a positive window (a default reward needs one), got {window_seconds} s")
+        raise FieldError(
+            "reward_window", f"expected a positive window (a default reward needs one), got {window_seconds} s"
+        )
 
 
 def spec_differences(current: ModelSpec, candidate: ModelSpec) -> list[str]:

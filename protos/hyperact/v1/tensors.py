@@ -18,7 +18,9 @@ type_of_name: dict[str, "DataType.ValueType"] = {
 _dtype_of_type: dict[int, np.dtype[Any]] = {
     value: np.dtype(name).newbyteorder("<") for name, value in type_of_name.items()
 }
-_type_of_dtype: dict[np.dtype[Any], "DataType.ValueType"] = {np.dtype(name): value for name, value in type_of_name.items()}
+_type_of_dtype: dict[np.dtype[Any], "DataType.ValueType"] = {
+    np.dtype(name): value for name, value in type_of_name.items()
+}
 
 
 def numpy_dtype(data_type: "DataType.ValueType | int") -> np.dtype[Any]:
@@ -41,7 +43,9 @@ def to_tensor(array: NDArray[Any]) -> Tensor:
     """Return the message for an array of any memory layout; FieldError if the contract lacks its dtype."""
     native = np.asarray(array)
     element_type = data_type(native.dtype.newbyteorder("="))
-    return Tensor(data=native.astype(_dtype_of_type[element_type], copy=False).tobytes(), dtype=element_type, shape=native.shape)
+    return Tensor(
+        data=native.astype(_dtype_of_type[element_type], copy=False).tobytes(), dtype=element_type, shape=native.shape
+    )
 
 
 def to_array(tensor: Tensor) -> NDArray[Any]:
