@@ -1,0 +1,1 @@
+"""The `hyperact` command: finds the rooms' commands by entry points, reads their settings, runs one."""
