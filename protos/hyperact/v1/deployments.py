@@ -21,17 +21,19 @@ def read_ledger(tags: Mapping[str, str]) -> list[Deployment]:
     """Return the ledger's entries by number. Tags that are not entries are passed over."""
     entries = []
     for name, value in tags.items():
-        if name.startswith(tag_prefix) and name.removeprefix(tag_prefix).isdecimal():
+        if name.startswith(tag_prefix):
             try:
-                entries.append(json_format.Parse(value, Deployment(), ignore_unknown_fields=True))
+                entry = json_format.Parse(value, Deployment(), ignore_unknown_fields=True)
             except json_format.ParseError:
                 continue
+            if entry.number and name == _tag_name(entry):
+                entries.append(entry)
     return sorted(entries, key=lambda entry: entry.number)
 
 
 def to_tag(entry: Deployment) -> tuple[str, str]:
     """Return the tag's name and value for an entry."""
-    return f"{tag_prefix}{entry.number:06d}", json_format.MessageToJson(entry, indent=None)
+    return _tag_name(entry), json_format.MessageToJson(entry, indent=None)
 
 
 def entry_for(ledger: list[Deployment], to_version: str, actor: str, time: datetime) -> Deployment:
@@ -52,3 +54,7 @@ def entry_for(ledger: list[Deployment], to_version: str, actor: str, time: datet
     entry.actor = actor
     entry.time.FromDatetime(time)
     return entry
+
+
+def _tag_name(entry: Deployment) -> str:
+    return f"{tag_prefix}{entry.number:06d}"

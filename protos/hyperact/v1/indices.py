@@ -6,10 +6,12 @@ compute the same numbers. The derivation, which the golden vectors in tests/cont
 1. message = encode_ids(ids...) + j as 8 bytes little-endian, for j = 0, 1, ...
 2. block j = BLAKE2b-512(message, key = the index key or empty, person = the purpose's 16 bytes): eight 64-bit words,
    little-endian.
-3. a word w gives the uniform u = ((w >> 11) + 1/2) / 2^53, in (0, 1) and never 0 or 1.
+3. a word w gives the uniform u = ((w >> 12) + 1/2) / 2^52, which is exact in double precision, so never 0 or 1.
 4. a uniform gives the standard normal x = inverse normal CDF of u in double precision (algorithm AS 241,
    Wichura 1988, which the standard library's NormalDist.inv_cdf implements).
-5. normalisation is done in double precision; the result is rounded to float32 once, at the end.
+5. Gaussian: the first M normals. Unit sphere: these divided by their norm. One-hot and coordinate: the first uniform u
+   chooses row floor(u L) of the L possible vectors, in the order e_1, e_2, ... or +e_1, -e_1, +e_2, -e_2, ... times
+   sqrt(M). Double precision throughout; the result is rounded to float32 once, at the end.
 
 Letters: M index_dim, L the bank's size.
 """
@@ -82,9 +84,11 @@ def index_bank(index_dim: int, distribution: "ReferenceDistribution.ValueType") 
     """Return the fixed bank over which propensities are computed: float32 [L, M], read-only.
 
     1024 derived draws for the continuous distributions; for the discrete ones every value once, so that a mean over
-    the bank is exact. The bank is public: the same for every model and key.
+    the bank is exact. The bank is public: the same for every model and key. With M = 0 it is the one empty index.
     """
-    if distribution == ONE_HOT:
+    if index_dim == 0:
+        bank = np.empty((1, 0))
+    elif distribution == ONE_HOT:
         bank = np.eye(index_dim)
     elif distribution == COORDINATE:
         bank = np.repeat(np.eye(index_dim), 2, axis=0) * np.tile([1.0, -1.0], index_dim)[:, None] * math.sqrt(index_dim)
@@ -125,7 +129,7 @@ def _uniforms(key: bytes, purpose: bytes, ids: bytes) -> Iterator[float]:
         digest = hashlib.blake2b(ids + block.to_bytes(8, "little"), key=key, person=purpose).digest()
         for start in range(0, 64, 8):
             word = int.from_bytes(digest[start : start + 8], "little")
-            yield ((word >> 11) + 0.5) * 2.0**-53
+            yield ((word >> 12) + 0.5) * 2.0**-52
 
 
 def _draw(uniforms: Iterator[float], index_dim: int, distribution: "ReferenceDistribution.ValueType") -> Float32s:

@@ -1,5 +1,6 @@
 """The manifest beside an ONNX file: its JSON form, and the checks that need nothing but the manifest."""
 
+import math
 import re
 
 from google.protobuf import json_format
@@ -72,6 +73,8 @@ def check_spec(spec: ModelSpec) -> None:
         raise FieldError("index_dim", f"expected 0 to {max_index_dim}, got {spec.index_dim}")
     if not 0.0 < spec.discount < 1.0:
         raise FieldError("discount", f"expected a number in (0, 1), got {spec.discount}")
+    if not math.isfinite(spec.default_reward):
+        raise FieldError("default_reward", f"expected a finite number, got {spec.default_reward}")
     window_seconds = spec.reward_window.ToTimedelta().total_seconds()
     if window_seconds < 0 or (spec.HasField("default_reward") and not window_seconds):
         raise FieldError(

@@ -15,6 +15,8 @@ from hyperact.v1.errors import FieldError
 max_session_bytes = 256
 max_report_id_length = 64
 _run_pattern = re.compile(r"[0-9A-Za-z_.\-]{1,64}")
+_control_character = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_max_number = 2**64 - 1
 _num_parts = 5
 
 
@@ -44,10 +46,18 @@ def to_key(step_id: StepId) -> StepKey:
 def parse_step_id(text: str) -> StepKey:
     """Return the step that a text form names; FieldError if it is not one."""
     parts = text.split("/")
-    if len(parts) != _num_parts or not all(part.isdecimal() for part in parts[3:]):
-        raise FieldError("step_id", f"expected model/session/run/episode/number, got {text[:200]!r}")
-    model, session, run = (unquote(part, errors="strict") for part in parts[:3])
-    return StepKey(model, session, run, int(parts[3]), int(parts[4]))
+    problem = FieldError("step_id", f"expected model/session/run/episode/number, got {text[:200]!r}")
+    if len(parts) != _num_parts:
+        raise problem
+    try:
+        model, session, run = (unquote(part, errors="strict") for part in parts[:3])
+        key = StepKey(model, session, run, int(parts[3]), int(parts[4]))
+    except ValueError:
+        raise problem from None
+    # Only the text that the name itself would have: no second spelling of a number or of a letter.
+    if str(key) != text or max(key.episode, key.number) > _max_number:
+        raise problem
+    return key
 
 
 def encode_ids(*ids: str | int) -> bytes:
@@ -75,7 +85,7 @@ def check_session(session: str) -> None:
     num_bytes = len(session.encode())
     if not 1 <= num_bytes <= max_session_bytes:
         raise FieldError("session", f"expected 1 to {max_session_bytes} bytes, got {num_bytes}", "BAD_NAME")
-    if not session.isprintable():
+    if _control_character.search(session):
         raise FieldError("session", "expected no control characters", "BAD_NAME")
 
 

@@ -40,8 +40,10 @@ def data_type(dtype: np.dtype[Any] | type) -> "DataType.ValueType":
 
 
 def to_tensor(array: NDArray[Any]) -> Tensor:
-    """Return the message for an array of any memory layout; FieldError if the contract lacks its dtype."""
+    """Return the message for an array of any memory layout; FieldError if it is empty or the contract lacks its dtype."""
     native = np.asarray(array)
+    if not native.size:
+        raise FieldError("shape", f"every dimension must be at least 1, got {list(native.shape)}")
     element_type = data_type(native.dtype.newbyteorder("="))
     return Tensor(
         data=native.astype(_dtype_of_type[element_type], copy=False).tobytes(), dtype=element_type, shape=native.shape
@@ -100,6 +102,8 @@ class TensorChecker:
     def _check_values(self, array: NDArray[Any]) -> None:
         if self._is_float and not np.isfinite(array).all():
             raise FieldError("data", "expected finite numbers, got NaN or infinity", "NOT_FINITE")
+        if self.dtype.kind == "b" and array.view(np.uint8).max() > 1:
+            raise FieldError("data", f"expected bytes 0 or 1, got {array.view(np.uint8).max()}", "OUT_OF_BOUNDS")
         if self._minimum is not None and array.min() < self._minimum:
             raise FieldError("data", f"expected at least {self._minimum}, got {array.min()}", "OUT_OF_BOUNDS")
         if self._maximum is not None and array.max() > self._maximum:

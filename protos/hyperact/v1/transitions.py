@@ -5,15 +5,17 @@ The rules:
 1. Entries may come in any order and more than once; a step or report that came before is passed over.
 2. The outcome of a step comes with the next step of its run (`previous_outcome`) or by a report.
 3. A step's reward is settled by the first outcome that carries one. With a reward window, rewards that come within the
-   window after the step's time add up, and the reward is settled when the log's time has passed the window; without
-   any, the declared default stands. A step that has neither is never learned from.
+   window after the step's time add up, and the reward is settled when `advance` is told a time after the window;
+   without any, the declared default stands. A step that has neither is never learned from.
 4. A step is complete when its reward is settled and what followed is known: the next step of the same episode, or an
    outcome that ended the episode. A truncated episode needs the true final observation, for the value after it counts.
 5. In a one-shot model every step is its own episode: it ends with its reward.
 6. Evaluation steps give episode summaries and no transitions.
 7. A complete step is emitted once. Steps of one episode come out in order when they went in in order.
+8. An episode is summed up when its end is known and all its steps are complete.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -99,6 +101,7 @@ class _Pending:
 
     step: Step | None = None
     time_seconds: float = 0.0
+    rewards: list[tuple[float, float]] = field(default_factory=list)  # (when it came in Unix seconds, reward)
     reward: float | None = None
     is_settled: bool = False
     terminated: bool = False
@@ -113,7 +116,7 @@ class _Pending:
 class _Episode:
     """The running sums of one episode."""
 
-    num_settled: int = 0
+    num_complete: int = 0
     episode_return: float = 0.0
     num_steps: int | None = None
     version: str = ""
@@ -136,7 +139,6 @@ class TransitionAssembler:
         self._pending: dict[StepKey, _Pending] = {}
         self._episodes: dict[tuple[str, str, int], _Episode] = {}
         self._ended: dict[RunKey, _Seen] = {}
-        self._now_seconds = 0.0
         self.num_duplicates = 0
         self.num_late_outcomes = 0
         self.num_unusable = 0
@@ -154,22 +156,22 @@ class TransitionAssembler:
                 self._push_step(entry.step, out)
             else:
                 self._push_report(entry.report, out)
-        if self._window_seconds:
-            self._settle_due(out)
         return out
 
     def advance(self, now_seconds: float) -> Assembled:
-        """Move the log's time forward (Unix seconds), so that reward windows close, and return what became complete."""
+        """Close the reward windows that ended before `now_seconds` (Unix time) and return what became complete.
+
+        To be called when every partition was read up to that time: a reward may stand in another partition than its
+        step, so entries alone cannot tell that a window has passed. Without a reward window it does nothing.
+        """
         out = Assembled()
-        self._now_seconds = max(self._now_seconds, now_seconds)
         if self._window_seconds:
-            self._settle_due(out)
+            self._settle_due(now_seconds, out)
         return out
 
     def _push_step(self, step: Step, out: Assembled) -> None:
         key = to_key(step.step_id)
         time_seconds = step.time.ToNanoseconds() / 1e9
-        self._now_seconds = max(self._now_seconds, time_seconds)
         episode = self._open_episode(key)
         if episode is None or key.number in episode.seen:
             self.num_duplicates += 1
@@ -190,7 +192,6 @@ class TransitionAssembler:
 
     def _push_report(self, report: Report, out: Assembled) -> None:
         time_seconds = report.time.ToNanoseconds() / 1e9
-        self._now_seconds = max(self._now_seconds, time_seconds)
         self._apply(to_key(report.step_id), report.outcome, report.report_id, time_seconds, out)
 
     def _apply(self, key: StepKey, outcome: Outcome, report_id: str, time_seconds: float, out: Assembled) -> None:
@@ -217,11 +218,10 @@ class TransitionAssembler:
         return self._pending.setdefault(key, _Pending())
 
     def _add_reward(self, key: StepKey, pending: _Pending, reward: float, time_seconds: float) -> None:
-        if not self._window_seconds:
-            pending.reward = reward
-            self._settle(key, pending, time_seconds)
-        elif pending.step is None or time_seconds <= pending.time_seconds + self._window_seconds:
-            pending.reward = reward if pending.reward is None else pending.reward + reward
+        if self._window_seconds:
+            pending.rewards.append((time_seconds, reward))
+        else:
+            self._settle(key, pending, reward, time_seconds)
 
     def _end(self, key: StepKey, pending: _Pending, outcome: Outcome, time_seconds: float) -> None:
         pending.terminated, pending.truncated = outcome.terminated, outcome.truncated and not outcome.terminated
@@ -232,31 +232,28 @@ class TransitionAssembler:
             episode.num_steps = key.number + 1
             episode.end_time_seconds = time_seconds
 
-    def _settle(self, key: StepKey, pending: _Pending, time_seconds: float) -> None:
+    def _settle(self, key: StepKey, pending: _Pending, reward: float | None, time_seconds: float) -> None:
         """Fix a step's reward for good; a step without any stays unlearned, but its episode can end."""
-        pending.is_settled = True
+        pending.is_settled, pending.reward = True, reward
         episode = self._open_episode(key)
-        if episode is None:
-            return
-        episode.num_settled += 1
-        episode.episode_return += pending.reward or 0.0
-        if self._is_one_shot:
-            pending.terminated = True
+        if episode is not None and self._is_one_shot:
+            pending.terminated, pending.truncated = True, False
             episode.num_steps = 1
             episode.end_time_seconds = time_seconds
 
-    def _settle_due(self, out: Assembled) -> None:
+    def _settle_due(self, now_seconds: float, out: Assembled) -> None:
         due = [
             (key, pending)
             for key, pending in self._pending.items()
             if pending.step is not None
             and not pending.is_settled
-            and self._now_seconds > pending.time_seconds + self._window_seconds
+            and now_seconds > pending.time_seconds + self._window_seconds
         ]
         for key, pending in due:
-            if pending.reward is None:
-                pending.reward = self._default_reward
-            self._settle(key, pending, pending.time_seconds + self._window_seconds)
+            deadline_seconds = pending.time_seconds + self._window_seconds
+            rewards = [reward for time_seconds, reward in pending.rewards if time_seconds <= deadline_seconds]
+            # fsum: the same sum in whatever order they came.
+            self._settle(key, pending, math.fsum(rewards) if rewards else self._default_reward, deadline_seconds)
             self._complete_if_ready(key, out)
 
     def _follow(self, key: StepKey, successor: Step, out: Assembled) -> None:
@@ -276,7 +273,7 @@ class TransitionAssembler:
             return
         del self._pending[key]
         self._emit(key, pending, pending.step, out)
-        self._close_episode_if_over(key, out)
+        self._count_in_episode(key, pending, out)
 
     def _emit(self, key: StepKey, pending: _Pending, step: Step, out: Assembled) -> None:
         observation = to_array(step.observation)
@@ -313,9 +310,13 @@ class TransitionAssembler:
             return None
         return self._episodes.setdefault((key.session, key.run, key.episode), _Episode())
 
-    def _close_episode_if_over(self, key: StepKey, out: Assembled) -> None:
+    def _count_in_episode(self, key: StepKey, pending: _Pending, out: Assembled) -> None:
         episode = self._open_episode(key)
-        if episode is None or episode.num_steps is None or episode.num_settled < episode.num_steps:
+        if episode is None:
+            return
+        episode.num_complete += 1
+        episode.episode_return += pending.reward or 0.0
+        if episode.num_steps is None or episode.num_complete < episode.num_steps:
             return
         del self._episodes[(key.session, key.run, key.episode)]
         self._ended.setdefault((key.session, key.run), _Seen()).add(key.episode)
