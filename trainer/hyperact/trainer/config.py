@@ -1,0 +1,88 @@
+"""What a learner can be told. What travels with a version (discount, index, actions) stands in its ModelSpec instead.
+
+The presets are ALGORITHM's: DeepSea's column of the released code for anything an MLP takes, Atari's for 84 x 84 stacks.
+Sources: arXiv:2402.10228 (tables 4 and 5) and github:szrlee/HyperAgent; where the two differ, the code.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from hyperact.v1.model_pb2 import ModelSpec
+from hyperact.v1.tensors import numpy_dtype
+
+atari_shape = (4, 84, 84)
+
+
+class NetworkConfig(BaseModel):
+    """The shape and the initial scale of a hypermodel's networks."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    torso: Literal["mlp", "atari"] = Field("mlp", description="Feature network; the frozen prior has one of its own.")
+    hidden_sizes: tuple[int, ...] = Field((64, 64), description="Widths of the fully connected layers (DeepSea's).")
+    posterior_scale: float = Field(1.0, description="Weight of the learnable part (code's posterior_scale).")
+    prior_scale: float = Field(10.0, description="Weight of the frozen prior (code's prior_scale for DeepSea).")
+    prior_row_norm: float = Field(1.0, description="Norm of each of the prior's loading rows (code's prior_std).")
+    mean_init: Literal["sphere", "xavier"] = Field(
+        "sphere", description="How the mean weights start: one unit vector of all, or Xavier normal per action."
+    )
+
+
+class LearnerConfig(BaseModel):
+    """How one learner learns."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    network: NetworkConfig = Field(default_factory=NetworkConfig, description="The networks.")
+    learning_rate: float = Field(1e-3, gt=0, description="Adam's step size (DeepSea's).")
+    adam_epsilon: float = Field(1.5e-4, gt=0, description="Adam's epsilon (released code).")
+    max_gradient_norm: float = Field(10.0, gt=0, description="Gradients are clipped to this global norm (released code).")
+    batch_size: int = Field(128, gt=0, description="Transitions per learner step (DeepSea's).")
+    target_update_period: int = Field(4, gt=0, description="Learner steps between hard copies to the target network.")
+    num_td_steps: int = Field(1, gt=0, description="Rewards summed before the bootstrap: the n of n-step (DeepSea's 1).")
+    perturbation_scale: float = Field(
+        1e-4, ge=0, description="Sigma, the weight of the stored perturbation; about the reward's noise in a bandit."
+    )
+    replay_capacity: int = Field(200_000, gt=0, description="Transitions kept; the oldest leave first.")
+    min_replay_size: int = Field(128, ge=0, description="Transitions before `train` begins to learn (released code).")
+    reward_view: Literal["raw", "sign"] = Field("raw", description="What is learned of a reward; the log keeps it raw.")
+
+    def with_overrides(self, overrides: Mapping[str, Any]) -> "LearnerConfig":
+        """Return this config with some fields changed; `network` takes a mapping of its own. Unknown fields raise."""
+        fields = self.model_dump()
+        for name, value in overrides.items():
+            fields[name] = {**fields["network"], **value} if name == "network" and isinstance(value, Mapping) else value
+        return LearnerConfig.model_validate(fields)
+
+
+deep_sea = LearnerConfig()
+atari = LearnerConfig(
+    network=NetworkConfig(
+        torso="atari",
+        hidden_sizes=(256,),
+        posterior_scale=0.1,
+        prior_scale=0.1,
+        prior_row_norm=0.1,
+        mean_init="xavier",
+    ),
+    learning_rate=1e-4,
+    batch_size=32,
+    target_update_period=5,
+    num_td_steps=5,
+    perturbation_scale=0.01,
+    replay_capacity=100_000,
+    min_replay_size=2_000,
+    reward_view="sign",
+)
+
+
+def is_atari(spec: ModelSpec) -> bool:
+    """Tell whether observations are stacks of four 84 x 84 frames of bytes."""
+    return tuple(spec.observation.shape) == atari_shape and numpy_dtype(spec.observation.dtype) == "uint8"
+
+
+def preset(spec: ModelSpec) -> LearnerConfig:
+    """Return the published settings for observations of this kind."""
+    return atari if is_atari(spec) else deep_sea

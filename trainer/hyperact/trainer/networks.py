@@ -1,0 +1,116 @@
+"""Feature networks: observations in, features out. Letters: B observations, h feature_dim."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from hyperact.trainer.config import NetworkConfig
+from hyperact.v1.model_pb2 import ModelSpec
+from hyperact.v1.tensor_pb2 import TensorSpec
+
+# A feature map that is constant must become zeros and not a division by zero (released code).
+_min_range = 1e-8
+
+
+class MlpTorso(nn.Module):
+    """Flattens an observation, scales it and passes it through fully connected ReLU layers.
+
+    Shapes:
+        observations: any dtype [B, *observation_shape]
+        returns:      float32 [B, h]
+    """
+
+    def __init__(self, observation: TensorSpec, hidden_sizes: tuple[int, ...], generator: torch.Generator) -> None:
+        super().__init__()
+        self._scale, self._shift = _scaling(observation)
+        sizes = (math.prod(observation.shape), *hidden_sizes)
+        self.layers = nn.ModuleList(nn.Linear(*pair) for pair in zip(sizes, sizes[1:], strict=False))
+        self.feature_dim = sizes[-1]
+        _initialise(self, generator)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Return the features."""
+        features = observations.flatten(1).float() * self._scale + self._shift
+        for layer in self.layers:
+            features = torch.relu(layer(features))
+        return features
+
+
+class AtariTorso(nn.Module):
+    """Three convolutions over raw pixels, min-max normalised per observation, and fully connected ReLU layers.
+
+    Pixels stay 0 to 255: the normalisation makes their scale irrelevant. Source: released code (ALGORITHM 3.5).
+
+    Shapes:
+        observations: uint8 [B, 4, 84, 84]
+        returns:      float32 [B, h]
+
+    Invariants: the features of an observation do not depend on the others of its batch.
+    """
+
+    def __init__(self, observation: TensorSpec, hidden_sizes: tuple[int, ...], generator: torch.Generator) -> None:
+        super().__init__()
+        self.convolutions = nn.ModuleList(
+            [
+                nn.Conv2d(observation.shape[0], 32, kernel_size=8, stride=4),
+                nn.Conv2d(32, 64, kernel_size=4, stride=2),
+                nn.Conv2d(64, 64, kernel_size=3, stride=1),
+            ]
+        )
+        sizes = (_num_conv_features(observation), *hidden_sizes)
+        self.layers = nn.ModuleList(nn.Linear(*pair) for pair in zip(sizes, sizes[1:], strict=False))
+        self.feature_dim = sizes[-1]
+        _initialise(self, generator)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Return the features."""
+        features = observations.float()
+        for convolution in self.convolutions:
+            features = torch.relu(convolution(features))
+        features = min_max(features.flatten(1))
+        for layer in self.layers:
+            features = torch.relu(layer(features))
+        return features
+
+
+Torso = MlpTorso | AtariTorso
+
+
+def make_torso(spec: ModelSpec, config: NetworkConfig, generator: torch.Generator) -> Torso:
+    """Return a freshly initialised feature network for a model's observations."""
+    torso = AtariTorso if config.torso == "atari" else MlpTorso
+    return torso(spec.observation, config.hidden_sizes, generator)
+
+
+def min_max(features: Tensor) -> Tensor:
+    """Scale each row to [0, 1]; a constant row becomes zeros."""
+    low = features.amin(1, keepdim=True)
+    high = features.amax(1, keepdim=True)
+    return (features - low) / (high - low + _min_range)
+
+
+def _num_conv_features(observation: TensorSpec) -> int:
+    height, width = observation.shape[1:]
+    for kernel, stride in ((8, 4), (4, 2), (3, 1)):
+        height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
+    return int(64 * height * width)
+
+
+def _scaling(observation: TensorSpec) -> tuple[float, float]:
+    """Return (scale, shift) that bring wide bounded observations into [0, 1]; others are taken as they are."""
+    if not (observation.HasField("minimum") and observation.HasField("maximum")):
+        return 1.0, 0.0
+    width = observation.maximum - observation.minimum
+    if not (math.isfinite(width) and width > 2.0):
+        return 1.0, 0.0
+    return 1.0 / width, -observation.minimum / width
+
+
+def _initialise(torso: nn.Module, generator: torch.Generator) -> None:
+    """Xavier normal weights with gain 1, zero biases (released code: both the learnable and the prior network)."""
+    for module in torso.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            nn.init.xavier_normal_(module.weight, generator=generator)
+            assert module.bias is not None
+            nn.init.zeros_(module.bias)
