@@ -94,7 +94,11 @@ def make_golden() -> dict[str, Any]:
         for distribution in distributions
     ]
     perturbations = [
-        {"step": step, "index_dim": index_dim, "perturbation": vector("perturbation", b"", step, index_dim, unit_sphere)}
+        {
+            "step": step,
+            "index_dim": index_dim,
+            "perturbation": vector("perturbation", b"", step, index_dim, unit_sphere),
+        }
         for step in steps
         for index_dim in (1, 4, 16)
     ]

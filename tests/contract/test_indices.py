@@ -74,7 +74,7 @@ class TestGoldenVectors:
             starts = [
                 number
                 for number in range(200)
-                if indices.is_segment_start(case_key, StepKey(*case["step"], number), case["discount"])
+                if indices.is_segment_start(case_key, StepKey(*case["step"], number=number), case["discount"])
             ]
 
             assert case["starts"] == starts

@@ -20,6 +20,7 @@ from toy_entries import (
     step,
 )
 
+from hyperact.v1.decision_pb2 import Outcome
 from hyperact.v1.log_pb2 import LogEntry
 from hyperact.v1.model_pb2 import ModelSpec
 from hyperact.v1.transitions import Assembled, EpisodeSummary, Transition, TransitionAssembler
@@ -212,7 +213,12 @@ class TestDuplicatesAndOrder:
 
     def test_two_workers_logs_may_be_read_in_either_order(self) -> None:
         """A session that moved between workers stands in two partitions, and nothing is lost."""
-        entries = [step(0, 0), step(0, 1, outcome(1.0)), step(0, 2, outcome(1.0)), report(0, 2, outcome(1.0, terminated=True))]
+        entries = [
+            step(0, 0),
+            step(0, 1, outcome(1.0)),
+            step(0, 2, outcome(1.0)),
+            report(0, 2, outcome(1.0, terminated=True)),
+        ]
         placed = in_partitions(entries, [0, 1, 0, 1])
         first = [entry for entry in placed if entry.partition.endswith("0")]
         second = [entry for entry in placed if entry.partition.endswith("1")]
@@ -341,37 +347,49 @@ class TestContinuing:
 rewards = st.integers(-8, 8).map(float)  # whole numbers, so that sums do not depend on the order
 
 
+Ending = tuple[Outcome, tuple[int, int]]  # how an episode ended, and at which step
+
+
+def draw_ending(draw: st.DrawFn, position: tuple[int, int]) -> Ending:
+    """Draw how an episode ends at a step: by the task, or cut with or without its last observation."""
+    reward = draw(rewards)
+    endings = [
+        outcome(reward, terminated=True),
+        outcome(reward, truncated=True, final=55.0),
+        outcome(reward, truncated=True),
+    ]
+    return draw(st.sampled_from(endings)), position
+
+
+def draw_episode(draw: st.DrawFn, session: str, episode: int, previous: Ending | None) -> list[LogEntry]:
+    """Draw an episode's steps, whose rewards come with the next step or by a report. `previous` ended the one before."""
+    evaluation = draw(st.booleans())
+    told, position = previous or (None, None)
+    entries = [step(episode, 0, told, previous_position=position, session=session, evaluation=evaluation)]
+    for number in range(1, draw(st.integers(1, 4))):
+        reward = outcome(draw(rewards))
+        if draw(st.booleans()):
+            entries.append(step(episode, number, session=session, evaluation=evaluation))
+            entries.append(report(episode, number - 1, reward, session=session))
+        else:
+            entries.append(step(episode, number, reward, session=session, evaluation=evaluation))
+    return entries
+
+
 @st.composite
 def histories(draw: st.DrawFn) -> list[LogEntry]:
     """Draw what one or two sessions wrote in the order in which it happened: whole, cut and unfinished episodes."""
     entries: list[LogEntry] = []
     for session in draw(st.sampled_from([["a"], ["a", "b"]])):
-        pending_end = None
+        previous: Ending | None = None
         for episode in range(draw(st.integers(1, 3))):
-            num_steps = draw(st.integers(1, 4))
-            evaluation = draw(st.booleans())
-            for number in range(num_steps):
-                by_report = number > 0 and draw(st.booleans())
-                previous = None if number == 0 or by_report else outcome(draw(rewards))
-                position = None
-                if number == 0 and pending_end is not None:
-                    previous, position = pending_end
-                entries.append(
-                    step(episode, number, previous, previous_position=position, session=session, evaluation=evaluation)
-                )
-                if by_report:
-                    entries.append(report(episode, number - 1, outcome(draw(rewards)), session=session))
-            ends = {
-                "terminated": outcome(draw(rewards), terminated=True),
-                "truncated": outcome(draw(rewards), truncated=True, final=55.0),
-                "truncated blindly": outcome(draw(rewards), truncated=True),
-            }
-            end = ends[draw(st.sampled_from(sorted(ends)))]
-            pending_end = None
+            played = draw_episode(draw, session, episode, previous)
+            last_number = sum(entry.HasField("step") for entry in played) - 1
+            previous = draw_ending(draw, (episode, last_number))
+            entries += played
             if draw(st.booleans()):
-                entries.append(report(episode, num_steps - 1, end, session=session))
-            else:
-                pending_end = (end, (episode, num_steps - 1))
+                entries.append(report(episode, last_number, previous[0], session=session))
+                previous = None
     return entries
 
 

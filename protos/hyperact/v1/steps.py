@@ -55,7 +55,7 @@ def parse_step_id(text: str) -> StepKey:
     except ValueError:
         raise problem from None
     # Only the text that the name itself would have: no second spelling of a number or of a letter.
-    if str(key) != text or max(key.episode, key.number) > _max_number:
+    if str(key) != text or not all(0 <= number <= _max_number for number in key[3:]):
         raise problem
     return key
 
