@@ -6,7 +6,14 @@ import numpy as np
 
 from hyperact.v1.decision_pb2 import Outcome, Position, Report, Step
 from hyperact.v1.log_pb2 import LogEntry
-from hyperact.v1.model_pb2 import ActionSpec, AgentKind, DiscreteActions, IndexSchedule, ModelSpec, ReferenceDistribution
+from hyperact.v1.model_pb2 import (
+    ActionSpec,
+    AgentKind,
+    DiscreteActions,
+    IndexSchedule,
+    ModelSpec,
+    ReferenceDistribution,
+)
 from hyperact.v1.steps import StepKey
 from hyperact.v1.tensor_pb2 import Tensor
 from hyperact.v1.tensors import make_spec, to_tensor
@@ -72,7 +79,7 @@ def step(
     evaluation: bool = False,
     seconds: float | None = None,
 ) -> LogEntry:
-    """Return a step's entry; `previous` is the outcome of the step before (of `previous_position`, if that is given)."""
+    """Return a step's entry; `previous` is the outcome of the step before (or of `previous_position`)."""
     last_episode, last_number = previous_position or (episode, number - 1)
     entry = Step(
         step_id=key(episode, number, session).to_message(),

@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from toy_entries import model_spec, one_shot
 
 from hyperact.v1.errors import FieldError
 from hyperact.v1.manifests import check_manifest, check_spec, from_json, spec_differences, to_json
 from hyperact.v1.model_pb2 import AgentKind, GraphKind, LogRange, Manifest, ModelSpec, ReferenceDistribution
 from hyperact.v1.tensors import make_spec
+from toy_entries import model_spec, one_shot
 
 
 def manifest() -> Manifest:

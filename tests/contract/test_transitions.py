@@ -7,6 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from hyperact.v1.decision_pb2 import Outcome
+from hyperact.v1.log_pb2 import LogEntry
+from hyperact.v1.model_pb2 import ModelSpec
+from hyperact.v1.transitions import Assembled, EpisodeSummary, Transition, TransitionAssembler
 from toy_entries import (
     continuing,
     episodic,
@@ -19,11 +24,6 @@ from toy_entries import (
     start_seconds,
     step,
 )
-
-from hyperact.v1.decision_pb2 import Outcome
-from hyperact.v1.log_pb2 import LogEntry
-from hyperact.v1.model_pb2 import ModelSpec
-from hyperact.v1.transitions import Assembled, EpisodeSummary, Transition, TransitionAssembler
 
 # Two steps, and the reports that end it: by the task, from outside, and from outside without the last observation.
 two_steps = [step(0, 0), step(0, 1, outcome(1.0))]
@@ -362,7 +362,7 @@ def draw_ending(draw: st.DrawFn, position: tuple[int, int]) -> Ending:
 
 
 def draw_episode(draw: st.DrawFn, session: str, episode: int, previous: Ending | None) -> list[LogEntry]:
-    """Draw an episode's steps, whose rewards come with the next step or by a report. `previous` ended the one before."""
+    """Draw the steps of an episode; their rewards come with the next step or by a report. `previous` ended the last one."""
     evaluation = draw(st.booleans())
     told, position = previous or (None, None)
     entries = [step(episode, 0, told, previous_position=position, session=session, evaluation=evaluation)]

@@ -40,7 +40,7 @@ def data_type(dtype: np.dtype[Any] | type) -> "DataType.ValueType":
 
 
 def to_tensor(array: NDArray[Any]) -> Tensor:
-    """Return the message for an array of any memory layout; FieldError if it is empty or the contract lacks its dtype."""
+    """Return the message for an array of any memory layout; FieldError if it is empty or of another dtype."""
     native = np.asarray(array)
     if not native.size:
         raise FieldError("shape", f"every dimension must be at least 1, got {list(native.shape)}")
