@@ -362,7 +362,7 @@ def draw_ending(draw: st.DrawFn, position: tuple[int, int]) -> Ending:
 
 
 def draw_episode(draw: st.DrawFn, session: str, episode: int, previous: Ending | None) -> list[LogEntry]:
-    """Draw the steps of an episode; their rewards come with the next step or by a report. `previous` ended the last one."""
+    """Draw the steps of an episode, with rewards by the next step or by a report. `previous` ended the last one."""
     evaluation = draw(st.booleans())
     told, position = previous or (None, None)
     entries = [step(episode, 0, told, previous_position=position, session=session, evaluation=evaluation)]
