@@ -1,0 +1,156 @@
+"""Everything that can be set, with its default and unit. Parsed at one edge: nothing below reads the environment."""
+
+import ipaddress
+from enum import StrEnum
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, Field, SecretStr, model_validator
+
+default_address = "127.0.0.1:50051"
+
+
+class LogFormat(StrEnum):
+    """How log lines look."""
+
+    CONSOLE = "console"
+    JSON = "json"
+
+
+class LogLevel(StrEnum):
+    """The least important lines that are written."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class DurabilityLevel(StrEnum):
+    """What an acknowledged step has survived."""
+
+    MEMORY = "memory"
+    PROCESS = "process"
+    DISK = "disk"
+
+
+class ExecutionProvider(StrEnum):
+    """Where models run."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class ServeSettings(BaseModel, extra="forbid"):
+    """Settings of `hyperact serve`."""
+
+    data_dir: Path = Field(
+        Path("hyperact-data"), description="The directory of the log, the keys and the embedded registry."
+    )
+    address: str = Field(default_address, description="The address to listen on, HOST:PORT; port 0 takes a free one.")
+    allow_remote: bool = Field(
+        False, description="Whether to listen beyond this machine's loopback, without encryption or authentication."
+    )
+    workers: int = Field(1, ge=1, le=256, description="Worker processes that share the address, best one per core.")
+    metrics_address: str = Field(
+        "127.0.0.1:9464",
+        description="The address of Prometheus metrics over HTTP, HOST:PORT; empty: none. Worker i takes port + i.",
+    )
+    models: list[str] = Field(
+        ["default"], min_length=1, description="The registered models to serve; the first is the default."
+    )
+    tracking_uri: str = Field("", description="The MLflow registry; empty: the SQLite database in data_dir.")
+    alias: str = Field("champion", min_length=1, description="The registry alias whose version serves.")
+    poll_seconds: float = Field(1.0, gt=0, description="How often to look at the registry; 20 % of jitter is added.")
+    drain_deadline_seconds: float = Field(
+        300.0, ge=0, description="How long after a promotion episodes may go on with their old version."
+    )
+    max_version_bytes: int = Field(1 << 30, gt=0, description="The largest version to download and load.")
+    execution_provider: ExecutionProvider = Field(
+        ExecutionProvider.CPU, description="Where models run; cuda falls back to the CPU if there is no device."
+    )
+    inference_threads: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="Threads for model calls; 0 calls small models from the event loop, which is faster.",
+    )
+    durability: DurabilityLevel = Field(
+        DurabilityLevel.DISK,
+        description="What an acknowledged step survives: memory: nothing; process: a kill of the service; disk: a power cut.",
+    )
+    log_min_free_bytes: int = Field(64 << 20, ge=0, description="Free disk space below which no step is accepted.")
+    log_max_queued_records: int = Field(16384, gt=0, description="Log records that may wait to be written.")
+    fallback_num_actions: int = Field(
+        0, ge=0, le=65536, description="While there is no version, act uniformly at random among so many; 0: refuse."
+    )
+    require_version: bool = Field(
+        False, description="Whether to be unready while the registry holds no version, whatever the fallback."
+    )
+    max_batch: int = Field(256, ge=1, le=65536, description="The most rows of one model call and of one message.")
+    batch_wait_ms: float = Field(
+        1.0, ge=0, le=1000, description="The longest that a batch stays open while requests keep coming."
+    )
+    max_queued: int = Field(4096, ge=1, description="Requests in work above which new ones are refused for a while.")
+    max_message_bytes: int = Field(64 << 20, ge=1024, description="The largest message, in either direction.")
+    session_ttl_seconds: float = Field(3600.0, gt=0, description="How long an idle session is remembered.")
+    max_sessions: int = Field(
+        100_000, ge=1, description="How many sessions are remembered; the idlest is forgotten first."
+    )
+    index_key: SecretStr = Field(
+        SecretStr(""), description="The key of all randomness, in hex; best by HYPERACT_INDEX_KEY. Over the file."
+    )
+    token_key: SecretStr = Field(
+        SecretStr(""),
+        description="The key that signs session tokens, in hex; best by HYPERACT_TOKEN_KEY. Over the file.",
+    )
+    index_key_file: str = Field(
+        "", description="The file of the index key; empty: keys/index.key in data_dir, made once."
+    )
+    token_key_file: str = Field(
+        "", description="The file of the token key; empty: keys/token.key in data_dir, made once."
+    )
+    shutdown_grace_seconds: float = Field(10.0, ge=0, description="How long requests in work may take after SIGTERM.")
+    log_format: LogFormat = Field(LogFormat.CONSOLE, description="How log lines look: console or json.")
+    log_level: LogLevel = Field(LogLevel.INFO, description="The least important log lines written.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        host, _ = split_address(self.address)
+        if not self.allow_remote and not is_loopback(host):
+            raise ValueError(
+                f"address {self.address} is reachable from elsewhere, unencrypted: set allow_remote to listen there"
+            )
+        if self.metrics_address:
+            split_address(self.metrics_address)
+        if len(set(self.models)) != len(self.models):
+            raise ValueError("models: each may be named once")
+        return self
+
+    @property
+    def registry_uri(self) -> str:
+        """The registry to use, the default filled in."""
+        return self.tracking_uri or f"sqlite:///{self.data_dir.resolve() / 'mlflow.db'}"
+
+
+class HealthSettings(BaseModel, extra="forbid"):
+    """Settings of `hyperact health`."""
+
+    address: str = Field(default_address, description="The service's address, HOST:PORT.")
+    timeout_seconds: float = Field(5.0, gt=0, description="How long to wait for the answer.")
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Return host and port of HOST:PORT or [IPV6]:PORT; ValueError if it is neither."""
+    host, separator, port = address.rpartition(":")
+    if not separator or not host or not port.isdecimal() or int(port) > 65535:
+        raise ValueError(f"expected HOST:PORT, got {address!r}")
+    return host.strip("[]"), int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine reaches a host."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
