@@ -149,10 +149,10 @@ def each_probability(coefficients: Float32s, masks: Bools | None, reference: Ref
     result = num_won / len(reference.bank)
     if is_continuous:
         result = (num_won + 1.0 / num_allowed[:, None]) / (len(reference.bank) + 1) * allowed
-        rows = np.flatnonzero(num_allowed == 2)
-        first, second = allowed[rows].argmax(axis=1), num_actions - 1 - allowed[rows, ::-1].argmax(axis=1)
-        result[rows, first] = _closed_form(coefficients[rows], first, second, reference)
-        result[rows, second] = 1.0 - result[rows, first]
+        pairs = np.flatnonzero(num_allowed == 2)
+        first, second = allowed[pairs].argmax(axis=1), num_actions - 1 - allowed[pairs, ::-1].argmax(axis=1)
+        result[pairs, first] = _closed_form(coefficients[pairs], first, second, reference)
+        result[pairs, second] = 1.0 - result[pairs, first]
     result[num_allowed == 1] = allowed[num_allowed == 1]
     return result
 
