@@ -38,7 +38,7 @@ class TestJson:
         assert manifest() == from_json(to_json(manifest()).encode())
 
     @pytest.mark.parametrize(
-        "text", ["", "{", "null", "3", "[]", "{}", '{"nodel": "x"}', '{"spec": 1}', b"\xff", "[" * 9999]
+        "text", ["", "{", "null", "3", "[]", "{}", '{"kind": "x"}', '{"spec": 1}', b"\xff", "[" * 9999]
     )
     def test_a_file_that_is_no_manifest_is_refused(self, text: str | bytes) -> None:
         """A broken file gives one kind of error, which the service turns into a refusal of the version."""

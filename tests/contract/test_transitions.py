@@ -451,3 +451,15 @@ def test_an_observation_is_not_a_copy_that_can_be_changed(terminal: bool) -> Non
     with pytest.raises(ValueError, match="read-only"):
         transition.observation[0] = 1.0
     assert np.float32 == transition.observation.dtype
+
+
+def test_what_waits_is_bounded() -> None:
+    """Sessions that vanish in mid-episode cannot fill the reader's memory: the step that waited longest is given up."""
+    assembler = TransitionAssembler(model_spec(), max_pending=2)
+
+    assembler.push(step(0, 0, session=f"agent-{number}") for number in range(5))
+    late = assembler.push([report(0, 0, outcome(1.0, terminated=True), session="agent-0")])
+
+    assert (2, 3) == (assembler.num_pending, assembler.num_abandoned)
+    assert [] == late.transitions
+    assert 1 == assembler.num_late_outcomes

@@ -129,10 +129,18 @@ class _Episode:
 class TransitionAssembler:
     """Assembles one model's transitions.
 
-    It keeps nothing of an ended episode but its number, and nothing of a complete step but its number.
+    It keeps nothing of an ended episode but its number, and nothing of a complete step but its number. Of the steps that
+    wait, it keeps at most `max_pending`: beyond that the one that has waited longest is given up, and never learned from.
+
+    Attributes:
+        num_duplicates: steps that came again.
+        num_late_outcomes: outcomes of steps that were complete or given up.
+        num_unusable: complete steps without a reward or without the true observation after them.
+        num_abandoned: steps given up.
     """
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: ModelSpec, *, max_pending: int = 1 << 20) -> None:
+        self._max_pending = max_pending
         self._is_one_shot = spec.agent_kind == AgentKind.AGENT_KIND_ONE_SHOT
         self._window_seconds = spec.reward_window.ToTimedelta().total_seconds()
         self._default_reward = spec.default_reward if spec.HasField("default_reward") else None
@@ -142,6 +150,7 @@ class TransitionAssembler:
         self.num_duplicates = 0
         self.num_late_outcomes = 0
         self.num_unusable = 0
+        self.num_abandoned = 0
 
     @property
     def num_pending(self) -> int:
@@ -156,6 +165,8 @@ class TransitionAssembler:
                 self._push_step(entry.step, out)
             else:
                 self._push_report(entry.report, out)
+            if len(self._pending) > self._max_pending:
+                self._abandon_oldest()
         return out
 
     def advance(self, now_seconds: float) -> Assembled:
@@ -168,6 +179,14 @@ class TransitionAssembler:
         if self._window_seconds:
             self._settle_due(now_seconds, out)
         return out
+
+    def _abandon_oldest(self) -> None:
+        key = next(iter(self._pending))
+        del self._pending[key]
+        self.num_abandoned += 1
+        episode = self._open_episode(key)
+        if episode is not None:
+            episode.seen.add(key.number)
 
     def _push_step(self, step: Step, out: Assembled) -> None:
         key = to_key(step.step_id)
