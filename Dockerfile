@@ -26,7 +26,9 @@ ENTRYPOINT ["hyperact"]
 # Answers Act. No torch in it.
 FROM base AS service
 ENV HYPERACT_ADDRESS=0.0.0.0:50051 \
-    HYPERACT_METRICS_ADDRESS=0.0.0.0:9464
+    HYPERACT_METRICS_ADDRESS=0.0.0.0:9464 \
+    HYPERACT_ALLOW_REMOTE=true \
+    HYPERACT_LOG_FORMAT=json
 RUN wheel=$(echo /wheels/*.whl) && pip install -c /constraints.txt "${wheel}[service]"
 USER 10001
 EXPOSE 50051 9464
