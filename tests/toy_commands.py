@@ -1,5 +1,6 @@
 """Commands for the tests of the command line: what a room brings, in small."""
 
+import sys
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -31,7 +32,7 @@ def greet(settings: GreetSettings) -> int:
 
     Exit code 0.
     """
-    print(settings.model_dump_json())
+    sys.stdout.write(settings.model_dump_json())
     return 0
 
 

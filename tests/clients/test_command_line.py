@@ -22,7 +22,8 @@ def toy_commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     found = [EntryPoint(name, f"toy_commands:{name}", catalogue.group) for name in names]
     found.append(EntryPoint("learn", "toy_commands_of_a_missing_extra:learn", catalogue.group))
     (tmp_path / "toy_commands_of_a_missing_extra.py").write_text(
-        "import torch_of_another_name\n\ndef learn(settings: object) -> int:\n    '''Learn from the log.'''\n    return 0\n"
+        "import torch_of_another_name\n\n"
+        "def learn(settings: object) -> int:\n    '''Learn from the log.'''\n    return 0\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(catalogue, "entry_points", lambda group: found)

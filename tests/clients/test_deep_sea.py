@@ -171,7 +171,7 @@ class TestDeepSea:
     @pytest.mark.parametrize("arguments", [{"size": 1}, {"size": 3, "mapping": np.ones((2, 2))}])
     def test_what_makes_no_sea_is_refused(self, arguments: dict[str, Any]) -> None:
         """The message names the argument."""
-        with pytest.raises(ValueError, match="size|mapping"):
+        with pytest.raises(ValueError, match=r"size|mapping"):
             DeepSea(**arguments)
 
     def test_right_fails_once_in_n_when_stochastic(self) -> None:

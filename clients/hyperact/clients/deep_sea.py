@@ -66,6 +66,7 @@ class DeepSea(gymnasium.Env[Observation, np.int64]):
         self,
         size: int = 10,
         mapping_seed: int = 42,
+        *,
         deterministic: bool = True,
         mapping: NDArray[Any] | None = None,
         render_mode: str | None = None,

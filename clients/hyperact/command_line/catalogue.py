@@ -66,5 +66,6 @@ def settings_class(function: Callable[[BaseModel], int]) -> type[BaseModel]:
     """Return the model that a command's only parameter is annotated with."""
     (parameter,) = inspect.signature(function).parameters
     hint = get_type_hints(function)[parameter]
-    assert isinstance(hint, type) and issubclass(hint, BaseModel), f"{function} takes {hint}, not a pydantic model"
+    assert isinstance(hint, type), f"{function} takes {hint}, not a pydantic model"
+    assert issubclass(hint, BaseModel), f"{function} takes {hint}, not a pydantic model"
     return hint
