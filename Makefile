@@ -27,6 +27,8 @@ setup: .venv/installed ## Make .venv and install everything into it
 	@echo "Setting up .venv with $$($(PYTHON) --version); this takes a few minutes the first time."
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e '.[dev]'
+	@# Alone: our DeepSea is checked against bsuite's, which needs nothing of what bsuite as a whole asks for.
+	@$(BIN)/python $(PIP_INSTALL) -c constraints.txt --no-deps bsuite
 	@touch $@
 
 demo: setup ## Play, log, learn and deploy until DeepSea is solved
