@@ -1,0 +1,81 @@
+"""What Prometheus sees. One registry per worker; the hot path touches it once per batch, never per step."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from threading import Thread
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+
+from hyperact.service.settings import split_address
+
+_latency_buckets_seconds = tuple(step * 10.0**power for power in range(-5, 1) for step in (1, 2, 5))
+_row_buckets = tuple(2**power for power in range(13))
+
+
+class Metrics:
+    """All metrics of one worker.
+
+    Latencies are those of a batch's oldest row: `queue` until the model call, `model` in it and the decision, `log` in
+    the append, `total` from the request's arrival to its answer.
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.decisions = self._counter(
+            "decisions",
+            "Answers by model, version (empty: uniform fallback) and gRPC code.",
+            "model",
+            "version",
+            "code",
+        )
+        self.reports = self._counter("reports", "Reported outcomes by model and gRPC code.", "model", "code")
+        self.replays = self._counter("replays", "Requests answered from an earlier decision of the same step.", "model")
+        self.seconds = Histogram(
+            "hyperact_decision_seconds",
+            "Latency of a batch's oldest row by stage.",
+            ["stage"],
+            registry=self.registry,
+            buckets=_latency_buckets_seconds,
+        )
+        self.batch_rows = Histogram(
+            "hyperact_batch_rows", "Rows of one model call.", registry=self.registry, buckets=_row_buckets
+        )
+        self.swaps = self._counter("version_swaps", "Versions put into service.", "model")
+        self.version_failures = self._counter(
+            "version_load_failures", "Versions that were refused, by reason.", "model", "reason"
+        )
+        self.registry_problems = self._counter("registry_problems", "Looks at the registry that failed.", "model")
+        self.decision_child = lru_cache(maxsize=1024)(self.decisions.labels)
+        self.stage = {name: self.seconds.labels(name) for name in ("queue", "model", "log", "total")}
+
+    def watch(self, name: str, help_text: str, read: Callable[[], float]) -> None:
+        """Add a gauge that is read when Prometheus asks."""
+        Gauge(f"hyperact_{name}", help_text, registry=self.registry).set_function(read)
+
+    def serve(self, address: str) -> "MetricsServer":
+        """Answer Prometheus over HTTP from a thread. OSError if the address is taken."""
+        host, port = split_address(address)
+        return MetricsServer(*start_http_server(port, host, self.registry))
+
+    def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
+        return Counter(f"hyperact_{name}", help_text, labels, registry=self.registry)
+
+
+class MetricsServer:
+    """The running HTTP server."""
+
+    def __init__(self, server: WSGIServer, thread: Thread) -> None:
+        self._server = server
+        self._thread = thread
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        return self._server.server_port
+
+    def close(self) -> None:
+        """Stop answering."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()

@@ -1,0 +1,101 @@
+"""What is checked of a request before anything is done with it: each check raises InvalidRequestError naming the field."""
+
+import hashlib
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyperact.service.errors import InvalidRequestError
+from hyperact.v1.decision_pb2 import Outcome, StepId
+from hyperact.v1.errors import FieldError
+from hyperact.v1.steps import check_run, check_session, max_report_id_length
+from hyperact.v1.tensor_pb2 import Tensor
+from hyperact.v1.tensors import TensorChecker, to_array
+
+_shown_characters = 80
+
+
+def check_names(session: str, run: str) -> None:
+    """Check the names that the client chose; an empty run is none."""
+    try:
+        check_session(session)
+        if run:
+            check_run(run)
+    except FieldError as error:
+        raise InvalidRequestError.from_field_error(error) from None
+
+
+def read_observation(tensor: Tensor, checker: TensorChecker | None, field: str = "observation") -> NDArray[Any]:
+    """Return a read-only view of a tensor that is as the spec says, or, without a spec, well-formed and finite."""
+    try:
+        if checker is not None:
+            return checker.to_array(tensor)
+        array = to_array(tensor)
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise FieldError("data", "expected finite numbers, got NaN or infinity", "NOT_FINITE")
+        return array
+    except FieldError as error:
+        raise InvalidRequestError.from_field_error(error.under(field)) from None
+
+
+def check_mask(mask: bytes, num_actions: int) -> None:
+    """Check an action mask; an empty one is none."""
+    if not mask:
+        return
+    problem = ""
+    if len(mask) != num_actions:
+        problem = f"expected {num_actions} bytes, one per action, got {len(mask)}"
+    elif mask.strip(b"\x00\x01"):
+        problem = f"expected bytes 0 and 1, got {max(mask)}"
+    elif 1 not in mask:
+        problem = "it forbids every action"
+    if problem:
+        raise InvalidRequestError(f"action_mask: {problem}", reason="BAD_MASK", field="action_mask")
+
+
+def check_outcome(outcome: Outcome, checker: TensorChecker | None) -> None:
+    """Check what followed an action."""
+    if not math.isfinite(outcome.reward):
+        message = f"outcome.reward: expected a finite number, got {outcome.reward}"
+        raise InvalidRequestError(message, reason="NOT_FINITE", field="outcome.reward")
+    if outcome.HasField("final_observation"):
+        if not is_end(outcome):
+            message = "outcome.final_observation: only with terminated or truncated"
+            raise InvalidRequestError(message, field="outcome.final_observation")
+        read_observation(outcome.final_observation, checker, "outcome.final_observation")
+
+
+def is_end(outcome: Outcome) -> bool:
+    """Tell whether an outcome ends its episode."""
+    return outcome.terminated or outcome.truncated
+
+
+def is_empty(outcome: Outcome) -> bool:
+    """Tell whether an outcome says nothing."""
+    return not (outcome.HasField("reward") or is_end(outcome))
+
+
+def check_step_id(step_id: StepId, *, model: str, session: str) -> None:
+    """Check that a step is one of the request's own session."""
+    for name, found, expected in (("model", step_id.model, model), ("session", step_id.session, session)):
+        if found != expected:
+            message = (
+                f"step_id.{name}: expected {expected[:_shown_characters]!r} as in the request, "
+                f"got {found[:_shown_characters]!r}"
+            )
+            raise InvalidRequestError(message, reason="WRONG_STEP", field=f"step_id.{name}")
+    try:
+        check_run(step_id.run)
+    except FieldError as error:
+        raise InvalidRequestError.from_field_error(error.under("step_id")) from None
+
+
+def report_id_of(given: str, outcome: Outcome) -> str:
+    """Return a report's id: the client's, or a digest of the outcome."""
+    if len(given) > max_report_id_length:
+        message = f"report_id: expected at most {max_report_id_length} characters, got {len(given)}"
+        raise InvalidRequestError(message, field="report_id")
+    content = outcome.SerializeToString(deterministic=True)
+    return given or hashlib.blake2b(content, digest_size=16, person=b"hyperact.outcome").hexdigest()
