@@ -10,9 +10,9 @@ The file, schema 1 (`PRAGMA user_version`), `PRAGMA application_id` 0x48594C47:
 Rules:
 
 1. One writer: a lock file beside the database is held (flock) as long as it is open.
-2. A group of records is one transaction. Records whose key is there already change nothing, and the stored one is returned.
-3. Offsets are never used for two records, not even when a power failure takes back records that a reader has seen: after
-   an unclean end at a level below `disk` the next offset leaps over all that may have been lost.
+2. A group of records is one transaction. A record whose key is there changes nothing; the stored one is returned.
+3. Offsets are never used for two records, not even when a power failure takes back records that a reader has seen:
+   after an unclean end at a level below `disk` the next offset leaps over all that may have been lost.
 4. The write-ahead log is copied back after the commit, every `checkpoint_pages` or so; readers hold it for one batch at
    a time, so it cannot grow without bound.
 """
@@ -122,7 +122,7 @@ class Partition:
         found = self._connection.execute("PRAGMA user_version").fetchone()[0]
         if found > schema_version:
             raise PreconditionError(
-                f"the step log {self.path} has schema {found}; this release knows {schema_version}: use a later release",
+                f"the step log {self.path} has schema {found}, this release knows {schema_version}: use a later one",
                 reason="LOG_TOO_NEW",
             )
         with self._transaction():
@@ -174,7 +174,8 @@ class Partition:
         Returns for each None if it was written (or a report that was there before), else the stored step's payload.
         Raises sqlite3.Error, and then nothing was written.
         """
-        rows, num_bytes = [], 0
+        rows: list[Any] = []
+        num_bytes = 0
         new_models: dict[str, int] = {}
         for offset, record in enumerate(records, self._next_offset):
             form, stored = pack(record.payload)
@@ -272,4 +273,4 @@ class Partition:
 @functools.cache
 def _insert_statement(num_rows: int) -> str:
     rows = ", ".join(["(?, ?, ?, ?, ?, ?, ?)"] * num_rows)
-    return f"INSERT INTO entries VALUES {rows} ON CONFLICT (record_key) DO NOTHING"
+    return f"INSERT INTO entries VALUES {rows} ON CONFLICT (record_key) DO NOTHING"  # noqa: S608 placeholders only

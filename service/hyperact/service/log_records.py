@@ -14,6 +14,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 import zstandard
+
 from hyperact.v1.decision_pb2 import Report, Step
 from hyperact.v1.steps import StepKey, step_digest
 

@@ -2,8 +2,8 @@
 
 Rules:
 
-1. The writer takes all that is queued (up to a bound), commits it in one transaction and wakes all callers at once. While
-   it syncs the disk the next group gathers, so the syncs per second stay what the disk can do and the group grows.
+1. The writer takes all that is queued (up to a bound), commits it in one transaction and wakes all callers at once.
+   While it syncs the disk the next group gathers: syncs per second stay what the disk can do, and the group grows.
 2. `append` returns when its records are as durable as the level says; it raises, and then none of them is promised.
 3. What cannot be written makes the log unwritable at once, with the reason in `problem()`. Callers are then refused
    without waiting, and the writer probes with a write of its own until one succeeds: nobody has to restart anything.
@@ -24,7 +24,7 @@ from typing import Self
 
 from hyperact.service.errors import DecisionError, ExhaustedError, UnavailableError
 from hyperact.service.log_partition import Partition
-from hyperact.service.log_records import Record, to_record
+from hyperact.service.log_records import Kind, Record, to_record
 from hyperact.v1.decision_pb2 import Report, Step
 
 logger = logging.getLogger(__name__)
@@ -111,9 +111,7 @@ class StepLog:
             PreconditionError: another process has it.
             UnavailableError: it cannot be opened, and why.
         """
-        return cls(
-            directory, worker, durability, min_free_bytes=min_free_bytes, max_queued_records=max_queued_records
-        )
+        return cls(directory, worker, durability, min_free_bytes=min_free_bytes, max_queued_records=max_queued_records)
 
     def problem(self) -> str:
         """Return why nothing can be written now; empty if it can."""
@@ -183,7 +181,7 @@ class StepLog:
             self._storage.close()
 
     def _take(self) -> tuple[list[_Group], bool]:
-        """Return what is queued, at least one group unless the log is closing or a probe is due, and whether it is open."""
+        """Return what is queued and whether the log stays open. Nothing is queued if it closes or a probe is due."""
         try:
             group = self._queue.get(timeout=None if self._problem is None else probe_seconds)
         except queue.Empty:
@@ -214,7 +212,8 @@ class StepLog:
             return self._refuse(groups, _explain(error))
         self.num_commits += 1
         found = [None if payload is None else Step.FromString(payload) for payload in stored]
-        self.num_steps += sum(record.kind == 0 for record in records) - len(found) + found.count(None)
+        num_found = len(found) - found.count(None)
+        self.num_steps += sum(record.kind is Kind.STEP for record in records) - num_found
         outcomes: list[_Outcome] = []
         begin = 0
         for group in groups:

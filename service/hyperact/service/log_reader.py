@@ -1,0 +1,324 @@
+"""Reads the step log: every partition under the directory, also those that other workers write, read-only.
+
+Rules:
+
+1. Entries of one partition come in order. Partitions are merged by the time of their entries, message by message, so
+   that a reader who settles late rewards by the log's time does not run ahead in one partition.
+2. A message holds one pass over what is committed: the next positions stand after the last entry sent, or, where the
+   pass reached a partition's end, at that end (and so beyond other models' entries).
+3. Nothing that touches a disk runs on the event loop, and the number of streams is bounded.
+"""
+
+import asyncio
+import contextlib
+import functools
+import heapq
+import sqlite3
+import threading
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from hyperact.service.errors import ExhaustedError, OutOfRangeError, UnavailableError, UnknownNameError
+from hyperact.service.log_partition import schema_version
+from hyperact.service.log_records import Kind, unpack
+from hyperact.service.step_log import StepLog
+from hyperact.v1.log_pb2 import GetRangeResponse, LogPosition, ReadResponse
+from hyperact.v1.model_pb2 import LogRange
+
+max_message_bytes = 1 << 20
+"""Well under gRPC's default limit of 4 MiB, and little enough that sending it does not hold up decisions."""
+max_message_entries = 1024
+min_pass_seconds = 0.02
+_rows_at_once = 64
+_query_all = "SELECT time_ms, offset, kind, form, payload FROM entries WHERE offset >= ? ORDER BY offset"
+_query_of_model = (
+    "SELECT time_ms, offset, kind, form, payload FROM entries WHERE offset >= ?"
+    " AND model = (SELECT number FROM models WHERE name = ?) ORDER BY offset"
+)
+_Result = TypeVar("_Result")
+_Arguments = ParamSpec("_Arguments")
+_Row = tuple[int, int, int, int, bytes]  # time_ms, offset, kind, form, stored payload
+
+
+@dataclass(frozen=True, slots=True)
+class _Extent:
+    """Where a partition begins and ends: offsets, the end excluded."""
+
+    begin: int
+    end: int
+
+
+class _PartitionReader:
+    """One read-only connection to one partition. Used by one thread at a time.
+
+    Attributes:
+        id: the partition's id; empty for a database that its worker is just making.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._connection = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=2.0, isolation_level=None, check_same_thread=False
+        )
+        try:
+            found = self._connection.execute("PRAGMA user_version").fetchone()[0]
+            if found > schema_version:
+                raise UnavailableError(f"{path} has schema {found}; this release knows {schema_version}")
+            self.id: str = self._connection.execute("SELECT id FROM partition").fetchone()[0] if found else ""
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def close(self) -> None:
+        self._connection.close()
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Hold one view of the partition for the statements inside."""
+        self._connection.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._connection.execute("ROLLBACK")
+
+    def extent(self) -> _Extent:
+        """Return where the partition begins and ends."""
+        query = "SELECT first_offset, floor_offset, (SELECT max(offset) FROM entries) FROM partition"
+        begin, floor, last = self._connection.execute(query).fetchone()
+        return _Extent(begin, max(floor, (last or 0) + 1))
+
+    def rows(self, begin: int, model: str) -> Iterator[_Row]:
+        """Return entries from an offset on, in order, of one model or of all."""
+        if model:
+            cursor = self._connection.execute(_query_of_model, (begin, model))
+        else:
+            cursor = self._connection.execute(_query_all, (begin,))
+        with contextlib.closing(cursor):
+            while rows := cursor.fetchmany(_rows_at_once):
+                yield from rows
+
+    def counts(self, model: str) -> tuple[int, int, int]:
+        """Return the steps, training steps and reports of one model or of all."""
+        query = "SELECT num_steps, num_training_steps, num_reports FROM models WHERE ? IN ('', name)"
+        counts = self._connection.execute(query, (model,)).fetchall()
+        steps, training_steps, reports = (sum(count[place] for count in counts) for place in range(3))
+        return steps, training_steps, reports
+
+    def num_dropped(self) -> int:
+        """Return how many records its writer lost, as far as it could write that down."""
+        count: int = self._connection.execute("SELECT num_dropped FROM partition").fetchone()[0]
+        return count
+
+
+class _Cursor:
+    """One stream's place in the log.
+
+    Its methods block, and wait for one another: a cancelled stream is closed while its last read may still run.
+    """
+
+    def __init__(self, directory: Path, model: str, positions: Mapping[str, int]) -> None:
+        self._directory = directory
+        self._model = model
+        self._positions = dict(positions)
+        self._readers: dict[Path, _PartitionReader] = {}
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Let the connections go."""
+        with self._lock:
+            for reader in self._readers.values():
+                reader.close()
+
+    def check_positions(self) -> None:
+        """Raise UnknownNameError or OutOfRangeError for the first position that is not in the log."""
+        with self._lock:
+            self._check_positions()
+
+    def read(self, max_entries: int) -> ReadResponse:
+        """Return what comes next, at most `max_entries`; without entries if there is nothing."""
+        with self._lock:
+            return self._read(max_entries)
+
+    def _check_positions(self) -> None:
+        self._find_partitions()
+        readers = {reader.id: reader for reader in self._readers.values()}
+        for partition, offset in self._positions.items():
+            if partition not in readers:
+                raise UnknownNameError(f"no partition {partition!r} here", field="positions.partition")
+            extent = readers[partition].extent()
+            if not extent.begin <= offset <= extent.end:
+                raise OutOfRangeError(
+                    f"partition {partition} begins at offset {extent.begin} and ends before {extent.end}, got {offset}",
+                    field="positions.offset",
+                )
+
+    def _find_partitions(self) -> None:
+        for path in sorted(self._directory.glob("steps-*.sqlite")):
+            if path not in self._readers:
+                reader = _open_reader(path)
+                if reader is not None:
+                    self._readers[path] = reader
+
+    def _read(self, max_entries: int) -> ReadResponse:
+        self._find_partitions()
+        response = ReadResponse()
+        with contextlib.ExitStack() as snapshots:
+            streams, ends = [], {}
+            for reader in self._readers.values():
+                snapshots.enter_context(reader.snapshot())
+                extent = reader.extent()
+                begin = self._positions.setdefault(reader.id, extent.begin)
+                ends[reader.id] = max(extent.end, begin)
+                streams.append(_tag(reader.id, reader.rows(begin, self._model)))
+            self._fill(response, streams, ends, min(max_entries, max_message_entries))
+        for partition, offset in self._positions.items():
+            response.next_positions.add(partition=partition, offset=offset)
+        return response
+
+    def _fill(
+        self, response: ReadResponse, streams: list[Iterator[tuple[str, _Row]]], ends: dict[str, int], max_entries: int
+    ) -> None:
+        """Take entries in order of time until the message is full; move the positions."""
+        num_bytes = 0
+        for partition, (_, offset, kind, form, stored) in heapq.merge(*streams, key=_time_of):
+            if len(response.entries) >= max_entries or num_bytes >= max_message_bytes:
+                return
+            payload = unpack(form, stored)
+            entry = response.entries.add(partition=partition, offset=offset)
+            (entry.step if kind == Kind.STEP else entry.report).ParseFromString(payload)
+            num_bytes += len(payload)
+            self._positions[partition] = offset + 1
+        self._positions |= ends
+
+
+def _time_of(tagged: tuple[str, _Row]) -> int:
+    return tagged[1][0]
+
+
+def _tag(partition: str, rows: Iterator[_Row]) -> Iterator[tuple[str, _Row]]:
+    for row in rows:
+        yield partition, row
+
+
+def _open_reader(path: Path) -> _PartitionReader | None:
+    """Return a reader, or None for a database that its worker is just making."""
+    reader = _PartitionReader(path)
+    if reader.id:
+        return reader
+    reader.close()
+    return None
+
+
+class LogReader:
+    """Reads all partitions under a directory.
+
+    Args:
+        directory: where the partitions are.
+        local: this worker's log; its commits wake followers at once.
+        poll_seconds: how often followers look for what other workers wrote.
+        max_streams: how many `read` streams may be open.
+    """
+
+    def __init__(
+        self, directory: Path, local: StepLog | None = None, *, poll_seconds: float = 0.2, max_streams: int = 32
+    ) -> None:
+        self._directory = directory
+        self._local = local
+        self._poll_seconds = poll_seconds
+        self._max_streams = max_streams
+        self._num_streams = 0
+        self._executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix="log-reader")
+
+    def close(self) -> None:
+        """Let the threads go."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    async def read(
+        self, model: str, positions: Mapping[str, int], *, is_following: bool, max_entries: int = 0
+    ) -> AsyncGenerator[ReadResponse, None]:
+        """Yield entries from the positions (partition id to offset) on; partitions not named from their beginning.
+
+        Ends at the newest entry unless following, and after `max_entries` if that is not 0. At least one message comes,
+        for its next positions.
+
+        Raises:
+            ExhaustedError: too many streams are open.
+            UnknownNameError: no such partition.
+            OutOfRangeError: a position before the oldest entry kept or beyond the newest.
+            UnavailableError: a database cannot be read.
+        """
+        if self._num_streams >= self._max_streams:
+            raise ExhaustedError(
+                f"{self._num_streams} readers are open, as many as are allowed",
+                reason="TOO_MANY_READERS",
+                retry_delay_seconds=1,
+            )
+        self._num_streams += 1
+        cursor = _Cursor(self._directory, model, positions)
+        try:
+            await self._call(cursor.check_positions)
+            async for response in self._pass(cursor, is_following, max_entries or 1 << 63):
+                yield response
+        finally:
+            self._num_streams -= 1
+            self._executor.submit(cursor.close)
+
+    async def _pass(self, cursor: _Cursor, is_following: bool, num_left: int) -> AsyncGenerator[ReadResponse, None]:
+        positions_sent: list[LogPosition] = []
+        while num_left > 0:
+            num_commits = self._local.num_commits if self._local else 0
+            response = await self._call(cursor.read, num_left)
+            num_left -= len(response.entries)
+            positions = list(response.next_positions)
+            if response.entries or not positions_sent or (positions != positions_sent and not is_following):
+                positions_sent = positions
+                yield response
+            if not response.entries:
+                if not is_following:
+                    return
+                await self._wait(num_commits)
+
+    async def _wait(self, num_commits: int) -> None:
+        """Wait for a commit of this worker or the time to look at the others, but never so little that all is reading."""
+        await asyncio.sleep(min_pass_seconds)
+        if self._local is None:
+            await asyncio.sleep(self._poll_seconds)
+            return
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._local.wait_for_commit(num_commits), self._poll_seconds)
+
+    async def get_range(self, model: str) -> GetRangeResponse:
+        """Return where each partition begins and ends, and how many steps and reports of a model (or all) there are.
+
+        Raises UnavailableError if a database cannot be read.
+        """
+        return await self._call(_read_range, self._directory, model, self._local)
+
+    async def _call(
+        self, function: Callable[_Arguments, _Result], *args: _Arguments.args, **kwargs: _Arguments.kwargs
+    ) -> _Result:
+        call = functools.partial(function, *args, **kwargs)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+        except (sqlite3.Error, OSError, ValueError) as error:
+            raise UnavailableError(f"the step log cannot be read: {error}", reason="LOG_NOT_READABLE") from error
+
+
+def _read_range(directory: Path, model: str, local: StepLog | None) -> GetRangeResponse:
+    response = GetRangeResponse(num_dropped=local.num_dropped if local else 0)
+    for path in sorted(directory.glob("steps-*.sqlite")):
+        reader = _open_reader(path)
+        if reader is None:
+            continue
+        with contextlib.closing(reader), reader.snapshot():
+            extent = reader.extent()
+            steps, training_steps, reports = reader.counts(model)
+            response.num_dropped += 0 if local and local.partition == reader.id else reader.num_dropped()
+        response.ranges.append(LogRange(partition=reader.id, begin_offset=extent.begin, end_offset=extent.end))
+        response.num_steps += steps
+        response.num_training_steps += training_steps
+        response.num_reports += reports
+    return response

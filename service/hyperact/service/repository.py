@@ -1,0 +1,263 @@
+"""The registry, as the service needs it. The only file of this room that imports MLflow.
+
+Rules:
+
+1. A call has a deadline: it runs in a thread of its own, and one that hangs is left behind, at most `max_hanging_calls`
+   of them. Nobody waits for MLflow on the event loop or at exit.
+2. What is asked about a version is in its manifest and its ONNX file: only these two are downloaded, after the store
+   has told their sizes.
+3. Two kinds of failure: the version is at fault (VersionRefusedError: trying again cannot help) or the registry is
+   (RegistryUnavailableError: it may come back).
+4. The alias is moved first, then the ledger is written.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+from hyperact.service.errors import RegistryUnavailableError, VersionRefusedError
+from hyperact.service.version_cache import CachedVersion, VersionCache
+from hyperact.v1 import manifests
+from hyperact.v1.deployment_pb2 import Deployment
+from hyperact.v1.deployments import entry_for, read_ledger, to_tag
+from hyperact.v1.errors import FieldError
+
+logger = logging.getLogger(__name__)
+max_manifest_bytes = 16 << 20
+max_hanging_calls = 8
+_not_found = "RESOURCE_DOES_NOT_EXIST"
+_Result = TypeVar("_Result")
+_process_settings = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+"""MLflow takes these from the environment alone; what the operator set there stands."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryView:
+    """What the registry says of one model, read in one call.
+
+    Attributes:
+        alias_version: where the alias stands, in decimal; empty if it does not or there is no such model.
+        ledger: the deployments, by number.
+        identity: differs between registries that use the same name; empty if there is no such model.
+    """
+
+    alias_version: str = ""
+    ledger: list[Deployment] = field(default_factory=list)
+    identity: str = ""
+
+
+class Repository:
+    """One registry, with a cache of its versions on disk.
+
+    Args:
+        tracking_uri: MLflow's: a database or a server.
+        cache: where downloads go.
+        alias: the alias that is followed and moved.
+        max_version_bytes: the largest ONNX file to download.
+        call_seconds: how long a call may take, and `download_seconds` a download.
+    """
+
+    def __init__(
+        self,
+        tracking_uri: str,
+        cache: VersionCache,
+        *,
+        alias: str = "champion",
+        max_version_bytes: int = 1 << 30,
+        call_seconds: float = 15.0,
+        download_seconds: float = 600.0,
+    ) -> None:
+        self.tracking_uri = tracking_uri
+        self.cache = cache
+        self.alias = alias
+        self._max_version_bytes = max_version_bytes
+        self._call_seconds = call_seconds
+        self._download_seconds = download_seconds
+        self._num_calls = 0
+        self._lock = threading.Lock()
+        for name, value in _process_settings.items():
+            os.environ.setdefault(name, value)
+
+    async def look(self, model: str) -> RegistryView:
+        """Return where the alias stands and the ledger. Raises RegistryUnavailableError."""
+        return await self._call(lambda: self._look(model), self._call_seconds)
+
+    async def fetch(self, model: str, version: str) -> CachedVersion:
+        """Return a version's folder, downloaded unless it is in the cache.
+
+        Raises:
+            VersionRefusedError: MISSING, CORRUPT, WRONG_MODEL or TOO_LARGE.
+            RegistryUnavailableError: the registry or the artefact store cannot be reached.
+        """
+        return await self._call(lambda: self._fetch(model, version), self._download_seconds)
+
+    async def record(self, model: str, entry: Deployment) -> None:
+        """Write one entry of the ledger. Raises RegistryUnavailableError."""
+        await self._call(lambda: self._client().set_registered_model_tag(model, *to_tag(entry)), self._call_seconds)
+
+    async def promote(self, model: str, version: str, actor: str, now: datetime) -> Deployment:
+        """Move the alias to a version and write the ledger; return the deployment.
+
+        Raises:
+            VersionRefusedError: MISSING, naming the versions that there are.
+            RegistryUnavailableError: the registry cannot be reached.
+        """
+        return await self._call(lambda: self._promote(model, version, actor, now), self._call_seconds)
+
+    async def list_versions(self, model: str) -> list[str]:
+        """Return the registered versions, oldest first, empty without a model. Raises RegistryUnavailableError."""
+        return await self._call(lambda: self._list_versions(model), self._call_seconds)
+
+    async def _call(self, function: Callable[[], _Result], seconds: float) -> _Result:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[_Result] = loop.create_future()
+        with self._lock:
+            if self._num_calls >= max_hanging_calls:
+                raise RegistryUnavailableError(f"{self._num_calls} earlier calls still wait for an answer")
+            self._num_calls += 1
+        thread = threading.Thread(target=self._run, args=(function, loop, future), name="registry-call", daemon=True)
+        thread.start()
+        try:
+            async with asyncio.timeout(seconds):
+                return await future
+        except TimeoutError:
+            raise RegistryUnavailableError(f"{self.tracking_uri} did not answer within {seconds:g} s") from None
+
+    def _run(
+        self, function: Callable[[], _Result], loop: asyncio.AbstractEventLoop, future: "asyncio.Future[_Result]"
+    ) -> None:
+        result: _Result | None = None
+        error: Exception | None = None
+        try:
+            result = function()
+        except (VersionRefusedError, RegistryUnavailableError) as raised:
+            error = raised
+        except Exception as raised:  # noqa: BLE001 MLflow and what it stands on raise classes of many libraries
+            error = RegistryUnavailableError(f"{self.tracking_uri}: {_first_line(raised)}")
+            error.__cause__ = raised
+        with self._lock:
+            self._num_calls -= 1
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(_settle, future, result, error)
+
+    # Below: blocking.
+
+    def _client(self) -> MlflowClient:
+        return MlflowClient(tracking_uri=self.tracking_uri, registry_uri=self.tracking_uri)
+
+    def _look(self, model: str) -> RegistryView:
+        try:
+            found = self._client().get_registered_model(model)
+        except MlflowException as error:
+            if error.error_code == _not_found:
+                return RegistryView()
+            raise
+        return RegistryView(
+            str(found.aliases.get(self.alias, "")), read_ledger(found.tags), str(found.creation_timestamp)
+        )
+
+    def _list_versions(self, model: str) -> list[str]:
+        quote = '"' if "'" in model else "'"
+        found = self._client().search_model_versions(f"name = {quote}{model}{quote}")
+        return [str(number) for number in sorted(int(version.version) for version in found)]
+
+    def _promote(self, model: str, version: str, actor: str, now: datetime) -> Deployment:
+        client = self._client()
+        try:
+            client.set_registered_model_alias(model, self.alias, version)
+        except MlflowException as error:
+            if version in (versions := self._list_versions(model)):
+                raise
+            known = f"there are {', '.join(versions)}" if versions else "there are none"
+            raise VersionRefusedError("MISSING", f"model {model!r} has no version {version}: {known}") from error
+        entry = entry_for(self._look(model).ledger, version, actor, now)
+        client.set_registered_model_tag(model, *to_tag(entry))
+        return entry
+
+    def _fetch(self, model: str, version: str) -> CachedVersion:
+        client = self._client()
+        try:
+            found = client.get_model_version(model, version)
+        except MlflowException as error:
+            _refuse_if_missing(error, f"version {version} is not in the registry")
+        origin = f"{found.creation_timestamp} {found.run_id or ''} {found.source}"
+        cached = self.cache.find(model, version)
+        if cached is not None and cached.origin == origin:
+            return cached
+        store = self._artifact_store(client, client.get_model_version_download_uri(model, version))
+        with self.cache.scratch(model) as directory:
+            self._download(store, model, directory)
+            return self.cache.place(directory, model, version, origin)
+
+    def _artifact_store(self, client: MlflowClient, uri: str) -> Any:
+        if uri.startswith("models:/m-"):
+            uri = client.get_logged_model(uri.removeprefix("models:/")).artifact_location
+        return get_artifact_repository(uri, tracking_uri=self.tracking_uri, registry_uri=self.tracking_uri)
+
+    def _download(self, store: Any, model: str, directory: Path) -> None:
+        """Download the manifest, judge it, download the ONNX file."""
+        sizes = {file.path: file.file_size for file in store.list_artifacts() if not file.is_dir}
+        _download_file(store, sizes, manifests.file_name, max_manifest_bytes, directory)
+        try:
+            manifest = manifests.from_json((directory / manifests.file_name).read_bytes())
+        except FieldError as error:
+            raise VersionRefusedError("CORRUPT", f"{manifests.file_name}: {error}") from error
+        if manifest.model != model:
+            raise VersionRefusedError("WRONG_MODEL", f"made for model {manifest.model!r}, registered as {model!r}")
+        _download_file(store, sizes, manifest.onnx_file, self._max_version_bytes, directory)
+
+
+def _download_file(store: Any, sizes: dict[str, int | None], name: str, max_bytes: int, directory: Path) -> None:
+    if name not in sizes:
+        raise VersionRefusedError("MISSING", f"{name} is not among the artefacts: {_names(sizes)}")
+    num_bytes = sizes[name]
+    if num_bytes is None or num_bytes > max_bytes:
+        size = "a size that the store does not tell" if num_bytes is None else f"{num_bytes} bytes"
+        raise VersionRefusedError("TOO_LARGE", f"{name} has {size}, the limit is {max_bytes}")
+    try:
+        path = Path(store.download_artifacts(name, dst_path=str(directory)))
+    except MlflowException as error:
+        _refuse_if_missing(error, f"{name} is not to be had")
+    if path.resolve() != (directory / name).resolve() or path.stat().st_size > max_bytes:
+        raise VersionRefusedError("TOO_LARGE", f"{name} is not what the store promised")
+
+
+def _names(sizes: dict[str, int | None]) -> str:
+    shown = ", ".join(sorted(sizes)[:8])
+    return shown or "there are none"
+
+
+def _refuse_if_missing(error: MlflowException, message: str) -> NoReturn:
+    if error.error_code == _not_found:
+        raise VersionRefusedError("MISSING", message) from error
+    raise error
+
+
+def _first_line(error: Exception) -> str:
+    """Return an error's class and what it says, short enough for a log line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def _settle(future: "asyncio.Future[Any]", result: Any, error: Exception | None) -> None:
+    if future.done():
+        return
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(result)

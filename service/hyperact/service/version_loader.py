@@ -1,0 +1,106 @@
+"""From a version's number to a hypermodel that has answered: download, load, warm up, all off the event loop."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from hyperact.service.errors import RegistryUnavailableError, VersionRefusedError
+from hyperact.service.hypermodel import Hypermodel
+from hyperact.service.repository import Repository
+from hyperact.service.version_cache import CachedVersion
+
+
+class Loader(Protocol):
+    """Reads a version's folder. Blocks; raises VersionRefusedError."""
+
+    def __call__(self, directory: Path, *, model: str) -> Hypermodel:
+        """Return the hypermodel in a folder, checked, for a registered model's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fresh:
+    """A version just loaded.
+
+    Attributes:
+        origin: the registry's words for what it is.
+        is_verified: whether the registry was there to say so; otherwise it is what the cache held.
+    """
+
+    hypermodel: Hypermodel
+    origin: str
+    is_verified: bool
+
+
+class VersionLoader:
+    """Loads versions of one model; those who want the same one at the same time share the work.
+
+    Attributes:
+        loading_since: the versions that are being loaded, and since when (Unix seconds).
+    """
+
+    def __init__(
+        self,
+        model: str,
+        repository: Repository,
+        load: Loader,
+        *,
+        warm_up_batch_sizes: Sequence[int],
+        executor: Executor,
+        now: Callable[[], float],
+        notify: Callable[[], None],
+    ) -> None:
+        self.loading_since: dict[str, float] = {}
+        self._model = model
+        self._repository = repository
+        self._load_folder = load
+        self._warm_up_batch_sizes = warm_up_batch_sizes
+        self._executor = executor
+        self._now = now
+        self._notify = notify
+        self._tasks: dict[str, asyncio.Task[Fresh]] = {}
+
+    async def load(self, version: str) -> Fresh:
+        """Return a version loaded and warm.
+
+        Raises:
+            VersionRefusedError: it cannot be served.
+            RegistryUnavailableError: the registry is away and the version is not in the cache.
+        """
+        task = self._tasks.get(version)
+        if task is None:
+            self.loading_since[version] = self._now()
+            task = self._tasks[version] = asyncio.create_task(self._load(version))
+            self._notify()
+        return await asyncio.shield(task)
+
+    async def _load(self, version: str) -> Fresh:
+        try:
+            cached, is_verified = await self._fetch(version)
+            loop = asyncio.get_running_loop()
+            hypermodel = await loop.run_in_executor(self._executor, self._load_and_warm, cached.directory)
+            return Fresh(hypermodel, cached.origin, is_verified)
+        finally:
+            del self._tasks[version], self.loading_since[version]
+
+    async def _fetch(self, version: str) -> tuple[CachedVersion, bool]:
+        try:
+            return await self._repository.fetch(self._model, version), True
+        except RegistryUnavailableError:
+            loop = asyncio.get_running_loop()
+            cached = await loop.run_in_executor(self._executor, self._repository.cache.find, self._model, version)
+            if cached is None:
+                raise
+            return cached, False
+
+    def _load_and_warm(self, directory: Path) -> Hypermodel:
+        try:
+            hypermodel = self._load_folder(directory, model=self._model)
+            hypermodel.warm_up(self._warm_up_batch_sizes)
+        except VersionRefusedError:
+            raise
+        except Exception as error:  # a version must not be able to end the task that follows the registry
+            raise VersionRefusedError("LOAD_FAILED", f"{type(error).__name__}: {error}") from error
+        return hypermodel
