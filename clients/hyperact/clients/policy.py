@@ -13,7 +13,7 @@ with connect("127.0.0.1:50051", session="diver-1") as policy:
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, SupportsFloat
+from typing import SupportsFloat
 
 from numpy.typing import ArrayLike
 
@@ -62,11 +62,10 @@ class Policy:
         reward: SupportsFloat,
         terminated: bool,
         truncated: bool,
-        *_: Any,
     ) -> bool:
         """Take in what `environment.step` returned and tell whether the episode has ended.
 
-        What else it returned (the info) may follow and is passed over. An ended episode is reported at once, so that
+        An ended episode is reported at once, so that
         it is in the log even if no other follows; ClientError.
         """
         self.session.observe(float(reward), terminated, truncated, observation)
