@@ -42,12 +42,34 @@ class Metrics:
             "hyperact_batch_rows", "Rows of one model call.", registry=self.registry, buckets=_row_buckets
         )
         self.swaps = self._counter("version_swaps", "Versions put into service.", "model")
+        self.deployment = self._gauge("deployment", "The number of the deployment that serves.", "model")
         self.version_failures = self._counter(
             "version_load_failures", "Versions that were refused, by reason.", "model", "reason"
         )
         self.registry_problems = self._counter("registry_problems", "Looks at the registry that failed.", "model")
+        self.registry_up = self._gauge("registry_up", "Whether the last look at the registry succeeded.", "model")
+        self.pinned_episodes = self._gauge("pinned_episodes", "Episodes pinned to a version.", "model", "version")
+        self.deployment = Gauge(
+            "hyperact_deployment", "The number of the deployment in service.", ["model"], registry=self.registry
+        )
         self.decision_child = lru_cache(maxsize=1024)(self.decisions.labels)
         self.stage = {name: self.seconds.labels(name) for name in ("queue", "model", "log", "total")}
+
+    def set_serving(self, model: str, version: str, deployment: int) -> None:
+        """Note that a version came into service."""
+        self.swaps.labels(model).inc()
+        self.deployment.labels(model).set(deployment)
+        self.decision_child(model, version, "OK")
+
+    def count_refused(self, model: str, reason: str) -> None:
+        """Count a version that was refused."""
+        self.version_failures.labels(model, reason).inc()
+
+    def set_registry_up(self, model: str, is_up: bool) -> None:
+        """Note whether a look at the registry succeeded."""
+        self.registry_up.labels(model).set(is_up)
+        if not is_up:
+            self.registry_problems.labels(model).inc()
 
     def watch(self, name: str, help_text: str, read: Callable[[], float]) -> None:
         """Add a gauge that is read when Prometheus asks."""
@@ -57,6 +79,9 @@ class Metrics:
         """Answer Prometheus over HTTP from a thread. OSError if the address is taken."""
         host, port = split_address(address)
         return MetricsServer(*start_http_server(port, host, self.registry))
+
+    def _gauge(self, name: str, help_text: str, *labels: str) -> Gauge:
+        return Gauge(f"hyperact_{name}", help_text, labels, registry=self.registry)
 
     def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
         return Counter(f"hyperact_{name}", help_text, labels, registry=self.registry)

@@ -24,12 +24,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from hyperact.service.errors import RegistryUnavailableError, VersionRefusedError
 from hyperact.service.hypermodel import Hypermodel
+from hyperact.service.metrics import Metrics
 from hyperact.service.repository import RegistryView, Repository
 from hyperact.service.version_cache import LastServed
 from hyperact.service.version_loader import Fresh, Loader, VersionLoader
@@ -43,19 +44,6 @@ obtain_look_period_seconds = 1.0
 cache_keep_seconds = 3600.0
 _max_looks = 3
 _Result = TypeVar("_Result")
-
-
-class VersionMetrics(Protocol):
-    """Where changes are counted."""
-
-    def set_serving(self, model: str, version: str, deployment: int) -> None:
-        """A version came into service."""
-
-    def count_refused(self, model: str, reason: str) -> None:
-        """A version was refused."""
-
-    def set_registry_up(self, model: str, is_up: bool) -> None:
-        """The registry was read, or could not be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +62,7 @@ class VersionOptions:
     Attributes:
         load: reads a version's folder.
         drain_deadline_seconds: how long after a promotion pinned episodes may go on.
-        metrics: where changes are counted; None: nowhere.
+        metrics: where changes are counted.
         executor: where blocking work runs.
         now: the time, in Unix seconds.
         notify: called after each change of the status.
@@ -84,7 +72,7 @@ class VersionOptions:
     load: Loader
     drain_deadline_seconds: float
     warm_up_batch_sizes: Sequence[int]
-    metrics: VersionMetrics | None
+    metrics: Metrics
     executor: Executor
     now: Callable[[], float]
     notify: Callable[[], None]
@@ -338,8 +326,8 @@ class ModelVersions:
             draining = self._held[before.version]
             draining.since, draining.deadline = now, now + self._options.drain_deadline_seconds
         logger.info("version %s of %s serves, deployment %d", loaded.version, self.model, loaded.deployment)
-        if self._options.metrics is not None:
-            self._options.metrics.set_serving(self.model, loaded.version, loaded.deployment)
+        self._options.metrics.swaps.labels(self.model).inc()
+        self._options.metrics.deployment.labels(self.model).set(loaded.deployment)
         self._options.notify()
         await self._in_executor(self._remember, LastServed(loaded.version, loaded.deployment), set(self._held))
 
@@ -357,16 +345,15 @@ class ModelVersions:
         self._refused[version] = _Refusal(error.reason, str(error), self._options.now())
         serving = f"version {self.serving.version} goes on" if self.serving else "nothing serves"
         logger.error("version %s of %s is refused, %s: %s: %s", version, self.model, serving, error.reason, error)
-        if self._options.metrics is not None:
-            self._options.metrics.count_refused(self.model, error.reason)
+        self._options.metrics.version_failures.labels(self.model, error.reason).inc()
         self._options.notify()
 
     def _note_registry(self, problem: str, *, is_up: bool) -> None:
         """Note what is wrong with the registry; a problem is logged when it appears."""
         if is_up:
             self._registry_time = self._options.now()
-        if self._options.metrics is not None:
-            self._options.metrics.set_registry_up(self.model, is_up)
+        else:
+            self._options.metrics.registry_problems.labels(self.model).inc()
         if problem != self._registry_problem:
             if problem:
                 logger.warning("registry of %s: %s", self.model, problem)

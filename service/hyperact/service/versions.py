@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from hyperact.service.errors import RegistryUnavailableError, UnknownNameError
-from hyperact.service.model_versions import LoadedVersion, ModelVersions, VersionMetrics, VersionOptions
+from hyperact.service.model_versions import LoadedVersion, ModelVersions, VersionOptions
+from hyperact.service.metrics import Metrics
 from hyperact.service.repository import Repository
 from hyperact.service.version_loader import Loader
 from hyperact.v1.deployment_pb2 import ModelStatus
 
-__all__ = ["LoadedVersion", "Loader", "ModelVersions", "VersionMetrics", "Versions"]
+__all__ = ["LoadedVersion", "Loader", "ModelVersions", "Versions"]
 
 logger = logging.getLogger(__name__)
 default_warm_up_batch_sizes = (1, 2, 32)
@@ -28,9 +29,9 @@ class Versions:
         repository: the registry.
         models: registered models to serve; the first is the default.
         load: reads a version's folder.
+        metrics: where changes are counted.
         poll_seconds: how often to look at the registry; up to 20 % more or less, so that replicas spread.
         drain_deadline_seconds: how long after a promotion pinned episodes may go on.
-        metrics: where changes are counted; None: nowhere.
         start_seconds: how long `start` waits for the first look.
         now: the time, in Unix seconds.
         draw: returns numbers in [0, 1), for the jitter.
@@ -46,9 +47,9 @@ class Versions:
         models: Sequence[str],
         *,
         load: Loader,
+        metrics: Metrics,
         poll_seconds: float = 1.0,
         drain_deadline_seconds: float = 300.0,
-        metrics: VersionMetrics | None = None,
         warm_up_batch_sizes: Sequence[int] = default_warm_up_batch_sizes,
         start_seconds: float = 30.0,
         now: Callable[[], float] = time.time,
