@@ -11,7 +11,7 @@ BASE ?= $(shell git rev-parse --verify --quiet main || git rev-parse --verify --
 
 BIN := .venv/bin
 CODE := protos service trainer clients tests benchmarks
-PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --root-user-action=ignore
+PIP_INSTALL := -m pip install --quiet --quiet --disable-pip-version-check --root-user-action=ignore
 
 .PHONY: help setup demo test lint format types rules protos drift wire check image clean
 
