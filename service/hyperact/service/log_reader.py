@@ -282,7 +282,7 @@ class LogReader:
                 await self._wait(num_commits)
 
     async def _wait(self, num_commits: int) -> None:
-        """Wait for a commit of this worker or the time to look at the others, but never so little that it only reads."""
+        """Wait for a commit of this worker or the time to look at the others, never so little that it only reads."""
         await asyncio.sleep(min_pass_seconds)
         if self._local is None:
             await asyncio.sleep(self._poll_seconds)

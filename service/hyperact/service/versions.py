@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from hyperact.service.errors import RegistryUnavailableError, UnknownNameError
-from hyperact.service.model_versions import LoadedVersion, ModelVersions, VersionOptions
 from hyperact.service.metrics import Metrics
+from hyperact.service.model_versions import LoadedVersion, ModelVersions, VersionOptions
 from hyperact.service.repository import Repository
 from hyperact.service.version_loader import Loader
 from hyperact.v1.deployment_pb2 import ModelStatus
