@@ -1,6 +1,6 @@
 """What a learner can be told. What travels with a version (discount, index, actions) stands in its ModelSpec instead.
 
-The presets are ALGORITHM's: DeepSea's column of the released code for anything an MLP takes, Atari's for 84 x 84 stacks.
+The presets: DeepSea's column of the released code for anything an MLP takes, Atari's for 84 x 84 stacks.
 Sources: arXiv:2402.10228 (tables 4 and 5) and github:szrlee/HyperAgent; where the two differ, the code.
 """
 
@@ -20,13 +20,19 @@ class NetworkConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    torso: Literal["mlp", "atari"] = Field("mlp", description="Feature network; the frozen prior has one of its own.")
-    hidden_sizes: tuple[int, ...] = Field((64, 64), description="Widths of the fully connected layers (DeepSea's).")
-    posterior_scale: float = Field(1.0, description="Weight of the learnable part (code's posterior_scale).")
-    prior_scale: float = Field(10.0, description="Weight of the frozen prior (code's prior_scale for DeepSea).")
-    prior_row_norm: float = Field(1.0, description="Norm of each of the prior's loading rows (code's prior_std).")
+    torso: Literal["mlp", "atari"] = Field(
+        default="mlp", description="Feature network; the frozen prior has one of its own."
+    )
+    hidden_sizes: tuple[int, ...] = Field(
+        default=(64, 64), description="Widths of the fully connected layers (DeepSea's)."
+    )
+    posterior_scale: float = Field(default=1.0, description="Weight of the learnable part (code's posterior_scale).")
+    prior_scale: float = Field(default=10.0, description="Weight of the frozen prior (code's prior_scale for DeepSea).")
+    prior_row_norm: float = Field(
+        default=1.0, description="Norm of each of the prior's loading rows (code's prior_std)."
+    )
     mean_init: Literal["sphere", "xavier"] = Field(
-        "sphere", description="How the mean weights start: one unit vector of all, or Xavier normal per action."
+        default="sphere", description="How the mean weights start: one unit vector of all, or Xavier normal per action."
     )
 
 
@@ -35,19 +41,31 @@ class LearnerConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    network: NetworkConfig = Field(default_factory=NetworkConfig, description="The networks.")
-    learning_rate: float = Field(1e-3, gt=0, description="Adam's step size (DeepSea's).")
-    adam_epsilon: float = Field(1.5e-4, gt=0, description="Adam's epsilon (released code).")
-    max_gradient_norm: float = Field(10.0, gt=0, description="Gradients are clipped to this global norm (released code).")
-    batch_size: int = Field(128, gt=0, description="Transitions per learner step (DeepSea's).")
-    target_update_period: int = Field(4, gt=0, description="Learner steps between hard copies to the target network.")
-    num_td_steps: int = Field(1, gt=0, description="Rewards summed before the bootstrap: the n of n-step (DeepSea's 1).")
-    perturbation_scale: float = Field(
-        1e-4, ge=0, description="Sigma, the weight of the stored perturbation; about the reward's noise in a bandit."
+    network: NetworkConfig = Field(default=NetworkConfig(), description="The networks.")
+    learning_rate: float = Field(default=1e-3, gt=0, description="Adam's step size (DeepSea's).")
+    adam_epsilon: float = Field(default=1.5e-4, gt=0, description="Adam's epsilon (released code).")
+    max_gradient_norm: float = Field(
+        default=10.0, gt=0, description="Gradients are clipped to this global norm (released code)."
     )
-    replay_capacity: int = Field(200_000, gt=0, description="Transitions kept; the oldest leave first.")
-    min_replay_size: int = Field(128, ge=0, description="Transitions before `train` begins to learn (released code).")
-    reward_view: Literal["raw", "sign"] = Field("raw", description="What is learned of a reward; the log keeps it raw.")
+    batch_size: int = Field(default=128, gt=0, description="Transitions per learner step (DeepSea's).")
+    target_update_period: int = Field(
+        default=4, gt=0, description="Learner steps between hard copies to the target network."
+    )
+    num_td_steps: int = Field(
+        default=1, gt=0, description="Rewards summed before the bootstrap: the n of n-step (DeepSea's 1)."
+    )
+    perturbation_scale: float = Field(
+        default=1e-4,
+        ge=0,
+        description="Sigma, the weight of the stored perturbation; about the reward's noise in a bandit.",
+    )
+    replay_capacity: int = Field(default=200_000, gt=0, description="Transitions kept; the oldest leave first.")
+    min_replay_size: int = Field(
+        default=128, ge=0, description="Transitions before `train` begins to learn (released code)."
+    )
+    reward_view: Literal["raw", "sign"] = Field(
+        default="raw", description="What is learned of a reward; the log keeps it raw."
+    )
 
     def with_overrides(self, overrides: Mapping[str, Any]) -> "LearnerConfig":
         """Return this config with some fields changed; `network` takes a mapping of its own. Unknown fields raise."""

@@ -36,7 +36,7 @@ class Head(nn.Module):
         """Return the coefficients."""
         num_actions, num_coefficients, _ = self.weight.shape
         flat = nn.functional.linear(features, self.weight.flatten(0, 1))
-        return flat.unflatten(1, (num_actions, num_coefficients))
+        return flat.reshape(-1, num_actions, num_coefficients)
 
 
 class Part(nn.Module):
@@ -116,5 +116,5 @@ def _mean_weights(
     """Return mean weights float32 [A, h]: one vector of the given norm over all of them, or Xavier normal."""
     normals = torch.randn(num_actions, width, generator=generator)
     if init == "sphere":
-        return norm * normals / normals.norm()
-    return math.sqrt(2.0 / (num_actions + width)) * normals
+        return normals * (norm / float(normals.norm()))
+    return normals * math.sqrt(2.0 / (num_actions + width))

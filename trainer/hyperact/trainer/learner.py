@@ -134,9 +134,7 @@ class Learner:
         observations_t = torch.from_numpy(batch.observations_t)
         prior_t = torch.from_numpy(batch.prior_t)
         num_transitions, num_actions = batch.is_allowed_t.shape
-        index_t = draw_indices(
-            self._index_rng, num_transitions, self.spec.index_dim, self.spec.reference_distribution
-        )
+        index_t = draw_indices(self._index_rng, num_transitions, self.spec.index_dim, self.spec.reference_distribution)
         tie_break_t = self._index_rng.random((num_transitions, num_actions), dtype=np.float32)
         return double_q_target(
             torch.from_numpy(batch.rewards_t),
@@ -162,7 +160,8 @@ class Learner:
 
     @torch.no_grad()
     def _update_target(self) -> None:
-        torch._foreach_copy_(list(self._target.parameters()), self._parameters)
+        for target, online in zip(self._target.parameters(), self._parameters, strict=True):
+            target.copy_(online)
 
 
 def _under(state: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, Tensor]:

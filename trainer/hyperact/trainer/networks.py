@@ -1,6 +1,7 @@
 """Feature networks: observations in, features out. Letters: B observations, h feature_dim."""
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ class MlpTorso(nn.Module):
         super().__init__()
         self._scale, self._shift = _scaling(observation)
         sizes = (math.prod(observation.shape), *hidden_sizes)
-        self.layers = nn.ModuleList(nn.Linear(*pair) for pair in zip(sizes, sizes[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(sizes))
         self.feature_dim = sizes[-1]
         _initialise(self, generator)
 
@@ -59,7 +60,7 @@ class AtariTorso(nn.Module):
             ]
         )
         sizes = (_num_conv_features(observation), *hidden_sizes)
-        self.layers = nn.ModuleList(nn.Linear(*pair) for pair in zip(sizes, sizes[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(sizes))
         self.feature_dim = sizes[-1]
         _initialise(self, generator)
 

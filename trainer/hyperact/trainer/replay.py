@@ -4,7 +4,7 @@ The rules:
 
 1. Observations lie in a ring of their own. Consecutive transitions of an episode share theirs: the next observation of
    one is the observation of a later one, stored once.
-2. The prior's coefficients are computed once per observation, when it is stored, in batches; updates never run the prior.
+2. The prior's coefficients are computed once per observation, when it is stored, in batches; updates never run it.
 3. A transition may use observations that were stored up to `_window` observations before it, so it is good until the
    ring has moved on by the ring's size less the window. The oldest transitions leave first.
 4. What is stored depends on the transitions and on how they were grouped into calls, and on nothing else.

@@ -1,0 +1,178 @@
+"""A hypermodel as a file that explains itself: an ONNX graph and its manifest, checked against torch before anyone
+sees it.
+
+The graph: input "observations" [B, *shape] in the spec's dtype (the cast is inside), output "coefficients" float32
+[B, A, M + 1], the frozen prior included. B is dynamic. One file, no external data.
+"""
+
+import hashlib
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+
+from hyperact.trainer.hypermodel import Hypermodel
+from hyperact.trainer.replay import Observations
+from hyperact.v1 import manifests
+from hyperact.v1.indices import Float32s
+from hyperact.v1.model_pb2 import GraphKind, LogRange, Manifest, ModelSpec
+from hyperact.v1.tensors import numpy_dtype
+
+onnx_file = "model.onnx"
+golden_batch_sizes = (1, 2, 7)
+# Float32 sums in another order: a few units in the sixth digit of the largest coefficient.
+relative_tolerance = 1e-4
+
+_noisy_loggers = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
+
+
+class ParityError(Exception):
+    """The exported graph does not answer what torch answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """Where a version comes from."""
+
+    model: str
+    dataset: Sequence[LogRange] = ()
+    parent_version: str = ""
+    run_id: str = ""
+    num_learner_steps: int = 0
+    environment: str = ""
+
+
+def to_onnx(hypermodel: Hypermodel, spec: ModelSpec) -> bytes:
+    """Return the coefficient graph of a hypermodel, serialised."""
+    # Two rows: an example of one would fix the batch size to one.
+    example = torch.from_numpy(np.zeros((2, *spec.observation.shape), numpy_dtype(spec.observation.dtype)))
+    with _quiet():
+        program = torch.onnx.export(
+            hypermodel,
+            (example,),
+            dynamo=True,
+            input_names=["observations"],
+            output_names=["coefficients"],
+            dynamic_shapes={"observations": {0: torch.export.Dim("batch", min=1)}},
+            verbose=False,
+        )
+    if program is None:
+        raise RuntimeError("torch.onnx.export gave no program")
+    graph = program.model_proto
+    _forget_sources(graph)
+    return graph.SerializeToString()
+
+
+def write_version(
+    directory: Path,
+    hypermodel: Hypermodel,
+    spec: ModelSpec,
+    golden_observations: Observations,
+    lineage: Lineage,
+    now: datetime,
+) -> Manifest:
+    """Write model.onnx and manifest.json into a directory; ParityError (and no manifest) if they would not agree."""
+    graph = to_onnx(hypermodel, spec)
+    check_parity(hypermodel, graph, golden_observations)
+    manifest = Manifest(
+        format_version=manifests.format_version,
+        model=lineage.model,
+        spec=spec,
+        graph_kind=GraphKind.GRAPH_KIND_COEFFICIENTS,
+        onnx_file=onnx_file,
+        onnx_sha256=hashlib.sha256(graph).hexdigest(),
+        dataset=lineage.dataset,
+        parent_version=lineage.parent_version,
+        run_id=lineage.run_id,
+        num_learner_steps=lineage.num_learner_steps,
+        environment=lineage.environment,
+    )
+    manifest.create_time.FromDatetime(now)
+    manifests.check_manifest(manifest)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / onnx_file).write_bytes(graph)
+    (directory / manifests.file_name).write_text(manifests.to_json(manifest))
+    return manifest
+
+
+def check_parity(hypermodel: Hypermodel, graph: bytes, observations: Observations) -> None:
+    """Raise ParityError unless torch and ONNX Runtime agree on [N, *shape], in batches of 1, 2, 7 and N."""
+    session = OnnxGraph(graph)
+    for size in (*golden_batch_sizes, len(observations)):
+        batch = np.resize(observations, (size, *observations.shape[1:]))
+        with torch.no_grad():
+            expected: Float32s = hypermodel(torch.from_numpy(batch)).numpy()
+        answered = session.coefficients(batch)
+        if answered.shape != expected.shape:
+            raise ParityError(f"batch of {size}: torch answers {expected.shape}, the graph {answered.shape}")
+        largest = max(float(np.abs(expected).max()), 1e-3)
+        difference = float(np.abs(answered - expected).max())
+        if not difference <= relative_tolerance * largest:
+            raise ParityError(
+                f"batch of {size}: coefficients differ by {difference:.3g}; "
+                f"allowed is {relative_tolerance:g} of the largest, {largest:.3g}"
+            )
+
+
+class OnnxGraph:
+    """A coefficient graph in ONNX Runtime, on one CPU thread."""
+
+    def __init__(self, graph: bytes) -> None:
+        import onnxruntime  # slow to import, and only an export needs it
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+    def coefficients(self, observations: Observations) -> Float32s:
+        """Return the coefficients of observations [N, *shape]: float32 [N, A, M + 1]."""
+        answer: Float32s = self._session.run(["coefficients"], {"observations": observations})[0]
+        return answer
+
+
+def golden_observations(spec: ModelSpec, number: int = 16, seed: int = 0) -> Observations:
+    """Return observations within the spec's bounds, for a version that saw none yet."""
+    rng = np.random.default_rng(seed)
+    shape, dtype = (number, *spec.observation.shape), numpy_dtype(spec.observation.dtype)
+    low = spec.observation.minimum if spec.observation.HasField("minimum") else -1.0
+    high = spec.observation.maximum if spec.observation.HasField("maximum") else 1.0
+    if dtype.kind == "f":
+        return rng.uniform(low, high, shape).astype(dtype)
+    if dtype.kind == "b":
+        return rng.integers(0, 2, shape).astype(dtype)
+    bounds = np.iinfo(dtype)
+    if not spec.observation.HasField("minimum"):
+        low, high = bounds.min, min(bounds.max, 255)
+    return rng.integers(int(low), int(high), shape, endpoint=True).astype(dtype)
+
+
+def _forget_sources(model: onnx.ModelProto) -> None:
+    """Drop the exporter's notes (stack traces with local paths) that say nothing about the graph."""
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's remarks about packages that we do not use from the log."""
+    loggers = [logging.getLogger(name) for name in _noisy_loggers]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,355 @@
+"""What the commands do: settings in, parts put together, work done. The composition root of the room."""
+
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import grpc
+import numpy as np
+import structlog
+from google.protobuf import json_format
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from hyperact.trainer import train as training
+from hyperact.trainer.births import Birth, make_learner, new_state, parameters
+from hyperact.trainer.checkpoints import CheckpointError, Checkpoints, TrainerState
+from hyperact.trainer.curves import Curves
+from hyperact.trainer.environments import Environment, make_environment, optimal_return, spec_of
+from hyperact.trainer.export import Lineage
+from hyperact.trainer.gates import GateLimits
+from hyperact.trainer.ingest import LogLostError, StepSource
+from hyperact.trainer.learner import Learner, State
+from hyperact.trainer.plots import returns_figure
+from hyperact.trainer.releases import Release, Releases
+from hyperact.trainer.retrain import Retrainer, RetrainOptions, num_recent_observations
+from hyperact.trainer.settings import CommonSettings, InitSettings, RetrainSettings, TrainSettings, agent_kinds
+from hyperact.trainer.tracking import MetricPoint, Tracking, TrackingUnavailableError
+from hyperact.v1.errors import FieldError
+from hyperact.v1.manifests import check_spec
+from hyperact.v1.model_pb2 import ModelSpec
+
+logger = structlog.get_logger()
+
+_max_message_bytes = 64 << 20
+_default_evaluation_period = 1000
+
+
+class JobError(Exception):
+    """A job cannot be done as asked; the message says what to change."""
+
+
+def init(settings: InitSettings) -> None:
+    """Register an untrained hypermodel, and keep its learner for `retrain` to go on with. Raises JobError."""
+    checkpoints = Checkpoints(settings.data_dir, settings.model)
+    with _translating(), checkpoints.locked():
+        if checkpoints.load() is not None:
+            raise JobError(
+                f"model {settings.model!r} has a learner already, in {checkpoints.path}: "
+                "retrain it, move the file away, or choose another --model"
+            )
+        tracking = _tracking(settings)
+        state = new_state(_birth(settings, tracking.serving_version()), settings.learner, {})
+        learner = make_learner(state)
+        state.run_id = tracking.start_run("init", parameters(state.config, learner.spec), {})
+        releases = Releases(tracking, GateLimits(), settings.promote)
+        release = _release_untrained(state, learner, releases)
+        tracking.end_run(state.run_id)
+        state.parent_version, state.run_id = release.version, ""
+        checkpoints.save(state, learner.get_state())
+    _tell(release)
+
+
+def train(settings: TrainSettings) -> None:
+    """Learn in process, show it, and register the result. Raises JobError."""
+    keywords = settings.env_kwargs | ({"size": settings.size} if settings.size else {})
+    with _translating():
+        environment, evaluation = (make_environment(settings.env, keywords) for _ in range(2))
+        spec = spec_of(environment, agent_kinds[settings.agent_kind], settings.discount, settings.index_dim)
+        birth = Birth(settings.model, spec, settings.seed, uuid.uuid4().hex, settings.env)
+        state = new_state(birth, settings.learner, {})
+        learner = make_learner(state)
+        run = _TrainingRun(settings, environment, evaluation, learner)
+        run.run()
+        release = run.register(_tracking(settings), state) if settings.register else None
+    Console().print(run.table(release))
+
+
+def retrain(settings: RetrainSettings, stop: Event) -> None:
+    """Learn from a service's log until stopped. Raises JobError."""
+    checkpoints = Checkpoints(settings.data_dir, settings.model)
+    tracking = _tracking(settings)
+    options = RetrainOptions(
+        min_new_steps=settings.min_new_steps,
+        replay_ratio=settings.replay_ratio,
+        max_versions=settings.max_deployments,
+        poll_seconds=settings.poll_seconds,
+        source=settings.address,
+    )
+    channel_options = [("grpc.max_receive_message_length", _max_message_bytes)]
+    with (
+        _translating(),
+        checkpoints.locked(),
+        grpc.insecure_channel(settings.address, options=channel_options) as channel,
+    ):
+        taken_up = _take_up(settings, checkpoints, tracking, stop)
+        if taken_up is None:
+            return
+        state, arrays = taken_up
+        retrainer = Retrainer(
+            StepSource(channel, settings.model),
+            checkpoints,
+            _releases(settings, tracking),
+            options,
+            state,
+            arrays,
+            stop=stop,
+            clock=time.time,
+        )
+        retrainer.run()
+
+
+class _TrainingRun:
+    """One in-process run: the consumer of `training.train` that shows, evaluates and ends it."""
+
+    def __init__(
+        self, settings: TrainSettings, environment: Environment, evaluation: Environment, learner: Learner
+    ) -> None:
+        self._settings = settings
+        self._environment = environment
+        self._evaluation = evaluation
+        self._learner = learner
+        self._replay = learner.make_replay()
+        self._curves = Curves()
+        self._optimal = optimal_return(environment)
+        self._period = settings.evaluation_period or (_default_evaluation_period if self._optimal is not None else 0)
+        self._returns: list[float] = []
+        self._evaluations: list[tuple[float, float]] = []
+        self._num_steps = 0
+        self._is_solved = False
+        self._seconds = 0.0
+
+    def run(self) -> None:
+        """Play and learn until solved or until the steps are used up."""
+        begin = time.perf_counter()
+        settings = self._settings
+        steps = training.train(
+            self._environment, self._learner, self._replay, self._curves, settings.model, settings.seed
+        )
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn(
+                "episodes {task.fields[episodes]}  return {task.fields[recent]}  evaluation {task.fields[mean]}"
+            ),
+        )
+        with Progress(*columns, console=Console(stderr=True)) as display:
+            task = display.add_task("training", total=settings.num_steps, episodes=0, recent="-", mean="-")
+            for step in steps:
+                self._take(step)
+                if step.episode_return is not None or self._is_solved:
+                    display.update(task, completed=step.num_steps, **self._shown())
+                if self._is_solved or step.num_steps == settings.num_steps:
+                    break
+        self._seconds = time.perf_counter() - begin
+
+    def register(self, tracking: Tracking, state: TrainerState) -> Release:
+        """Register the result with its curves and figure."""
+        state.run_id = tracking.start_run(
+            "train",
+            parameters(state.config, self._learner.spec) | {"seed": state.seed},
+            {"hyperact.environment": state.environment},
+        )
+        now = datetime.now(UTC)
+        points = [MetricPoint("evaluation_return", mean, int(episode)) for episode, mean in self._evaluations]
+        points += [MetricPoint("episode_return", value, number) for number, value in enumerate(self._returns, 1)]
+        tracking.log_points(state.run_id, self._curves.take() + points, now)
+        tracking.log_figure(state.run_id, returns_figure(self._returns, self._evaluations), "returns.png")
+        recent = self._replay.recent_observations(num_recent_observations)
+        releases = Releases(tracking, GateLimits(), self._settings.promote)
+        release = releases.release(
+            f"{state.lineage}/{self._learner.num_learner_steps}",
+            self._learner,
+            recent,
+            _lineage(state, self._learner),
+            self._num_steps,
+            now,
+        )
+        tracking.end_run(state.run_id)
+        return release
+
+    def table(self, release: Release | None) -> Table:
+        """Return what came of the run."""
+        table = Table(title=f"{self._settings.env}, seed {self._settings.seed}")
+        for name in ("steps", "episodes", "solved", "last evaluation", "steps per second", "version"):
+            table.add_column(name, justify="right")
+        table.add_row(
+            str(self._num_steps),
+            str(len(self._returns)),
+            "yes" if self._is_solved else "no" if self._optimal is not None else "-",
+            f"{self._evaluations[-1][1]:.4f}" if self._evaluations else "-",
+            f"{self._num_steps / self._seconds:.0f}",
+            (release.version if release else "") or "-",
+        )
+        return table
+
+    def _take(self, step: training.Progress) -> None:
+        self._num_steps = step.num_steps
+        if step.episode_return is not None:
+            self._returns.append(step.episode_return)
+        if self._period and step.num_steps % self._period == 0:
+            self._evaluate(step.num_episodes)
+
+    def _evaluate(self, num_episodes: int) -> None:
+        settings = self._settings
+        returns = training.evaluation_returns(
+            self._evaluation, self._learner, settings.model, settings.seed, settings.evaluation_episodes
+        )
+        self._evaluations.append((num_episodes, float(np.mean(returns))))
+        self._is_solved = self._optimal is not None and training.is_solved(returns, self._optimal)
+
+    def _shown(self) -> dict[str, Any]:
+        recent = self._returns[-20:]
+        return {
+            "episodes": len(self._returns),
+            "recent": f"{np.mean(recent):.3f}" if recent else "-",
+            "mean": f"{self._evaluations[-1][1]:.3f}" if self._evaluations else "-",
+        }
+
+
+def _take_up(
+    settings: RetrainSettings, checkpoints: Checkpoints, tracking: Tracking, stop: Event
+) -> tuple[TrainerState, State | None] | None:
+    """Return the state to go on from and the learner's arrays (None: newborn); None if stopped meanwhile."""
+    found = checkpoints.load()
+    if found is not None:
+        state, arrays = found
+        _warn_of_other_settings(settings, state)
+        logger.info("going on from the checkpoint", path=str(checkpoints.path), parent=state.parent_version)
+        return state, arrays
+    while not stop.is_set():
+        try:
+            birth = _retrain_birth(settings, tracking)
+            break
+        except TrackingUnavailableError as error:
+            logger.warning("MLflow is away: waiting", problem=str(error))
+            stop.wait(settings.poll_seconds)
+    else:
+        return None
+    return new_state(birth, _overrides(settings), {}), None
+
+
+def _retrain_birth(settings: RetrainSettings, tracking: Tracking) -> Birth:
+    serving = tracking.serving()
+    if serving is None:
+        if tracking.newest_version():
+            logger.warning("versions are registered and none serves: learning anew", model=settings.model)
+        return _birth(settings, "")
+    logger.warning(
+        "no learner of the serving version is here: learning anew from the whole log", version=serving.version
+    )
+    return Birth(
+        model=settings.model,
+        spec=serving.manifest.spec,
+        seed=settings.seed,
+        lineage=uuid.uuid4().hex,
+        environment=serving.manifest.environment,
+        parent_version=serving.version,
+    )
+
+
+def _overrides(settings: RetrainSettings) -> dict[str, Any]:
+    return settings.learner | ({"batch_size": settings.batch_size} if settings.batch_size else {})
+
+
+def _warn_of_other_settings(settings: RetrainSettings, state: TrainerState) -> None:
+    if state.config.with_overrides(_overrides(settings)) != state.config:
+        logger.warning("the checkpoint's learner settings stand; move it away to begin anew with other ones")
+
+
+def _birth(settings: CommonSettings, parent_version: str) -> Birth:
+    """Return the birth of a learner for the environment or the spec that the settings name."""
+    if settings.spec:
+        spec = _read_spec(Path(settings.spec))
+    elif settings.env:
+        environment = make_environment(settings.env, settings.env_kwargs)
+        spec = spec_of(environment, agent_kinds[settings.agent_kind], settings.discount, settings.index_dim)
+        environment.close()
+        spec.reward_window.FromNanoseconds(round(settings.reward_window_seconds * 1e9))
+        if settings.default_reward is not None:
+            spec.default_reward = settings.default_reward
+    else:
+        raise JobError(f"no version of model {settings.model!r} is in service: say what to learn with --env or --spec")
+    return Birth(settings.model, spec, settings.seed, uuid.uuid4().hex, settings.env, parent_version)
+
+
+def _read_spec(path: Path) -> ModelSpec:
+    try:
+        spec = json_format.Parse(path.read_text(), ModelSpec())
+        check_spec(spec)
+    except (OSError, json_format.ParseError, FieldError) as error:
+        raise JobError(f"{path}: expected the JSON form of hyperact.v1.ModelSpec: {error}") from error
+    return spec
+
+
+def _tracking(settings: CommonSettings) -> Tracking:
+    return Tracking(settings.tracking_uri, settings.data_dir, settings.model, settings.alias)
+
+
+def _releases(settings: RetrainSettings, tracking: Tracking) -> Releases:
+    limits = GateLimits(settings.max_action_flip_rate, settings.max_divergence, settings.min_evaluation_return)
+    return Releases(tracking, limits, settings.promote, _evaluator(settings))
+
+
+def _evaluator(settings: RetrainSettings) -> Callable[[Learner], float] | None:
+    if settings.min_evaluation_return is None:
+        return None
+    environment = make_environment(settings.env, settings.env_kwargs)
+
+    def evaluate(learner: Learner) -> float:
+        returns = training.evaluation_returns(
+            environment, learner, settings.model, settings.seed, settings.evaluation_episodes
+        )
+        return float(np.mean(returns))
+
+    return evaluate
+
+
+def _release_untrained(state: TrainerState, learner: Learner, releases: Releases) -> Release:
+    nothing = np.zeros((0, *learner.spec.observation.shape))
+    name = f"{state.lineage}/0"
+    return releases.release(name, learner, nothing, _lineage(state, learner), 0, datetime.now(UTC))
+
+
+def _lineage(state: TrainerState, learner: Learner) -> Lineage:
+    return Lineage(
+        model=state.model,
+        parent_version=state.parent_version,
+        run_id=state.run_id,
+        num_learner_steps=learner.num_learner_steps,
+        environment=state.environment,
+    )
+
+
+def _tell(release: Release) -> None:
+    if release.deployment is not None:
+        logger.info("promoted", version=release.version, deployment=release.deployment.number)
+    else:
+        logger.info("registered", version=release.version)
+
+
+@contextmanager
+def _translating() -> Iterator[None]:
+    """Turn what is the caller's to mend into JobError."""
+    try:
+        yield
+    except (CheckpointError, LogLostError, TrackingUnavailableError, ValueError) as error:
+        raise JobError(str(error)) from error

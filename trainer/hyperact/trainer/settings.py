@@ -1,0 +1,133 @@
+"""Settings of the room's commands. Parsed at one edge: nothing below reads flags or the environment."""
+
+import warnings
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from hyperact.v1.model_pb2 import AgentKind
+
+agent_kinds = {
+    "episodic": AgentKind.AGENT_KIND_EPISODIC,
+    "continuing": AgentKind.AGENT_KIND_CONTINUING,
+    "one-shot": AgentKind.AGENT_KIND_ONE_SHOT,
+}
+
+
+class CommonSettings(BaseModel):
+    """What every command of the trainer takes."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    data_dir: Path = Field(
+        default=Path("hyperact-data"), description="The directory of the learner's state and the embedded registry."
+    )
+    tracking_uri: str = Field(default="", description="The MLflow store; empty: the SQLite database in data_dir.")
+    model: str = Field(default="default", min_length=1, max_length=200, description="The registered model.")
+    alias: str = Field(default="champion", min_length=1, description="The registry alias that serves.")
+    env: str = Field(
+        default="", description="A Gymnasium environment: an id, module:id, ALE/GAME-v5 or hyperact/DeepSea-v0."
+    )
+    env_kwargs: dict[str, Any] = Field(
+        default_factory=dict, description='Keyword arguments of the environment, as JSON: {"size": 10}.'
+    )
+    spec: str = Field(
+        default="", description="Instead of an environment: a file with the ModelSpec that is learned, as JSON."
+    )
+    agent_kind: Literal["episodic", "continuing", "one-shot"] = Field(
+        default="episodic", description="How steps group into episodes: episodic, continuing or one-shot."
+    )
+    discount: float = Field(
+        default=0.99, gt=0, lt=1, description="The factor by which a reward one step later counts less."
+    )
+    index_dim: int = Field(default=4, ge=1, le=4096, description="The length of an index.")
+    reward_window_seconds: float = Field(
+        default=0.0, ge=0, description="How long after a step rewards for it add up; 0: the first one settles it."
+    )
+    default_reward: float | None = Field(
+        None, description="The reward of a step for which none came within the window; unset: it is not learned from."
+    )
+    learner: dict[str, Any] = Field(
+        default_factory=dict,
+        description='Changes to the preset, as JSON: {"learning_rate": 0.0005, "network": {"prior_scale": 5}}.',
+    )
+    seed: int = Field(default=0, ge=0, description="The seed of the networks and of what the learner draws.")
+    num_threads: int = Field(default=1, ge=1, description="Threads for torch; small networks are fastest on one.")
+    log_format: Literal["console", "json"] = Field(
+        default="console", description="How log lines look: console or json."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.env and self.spec:
+            raise ValueError("env and spec: give one of the two")
+        if self.default_reward is not None and not self.reward_window_seconds:
+            raise ValueError("default_reward needs reward_window_seconds")
+        return self
+
+
+class InitSettings(CommonSettings):
+    """Settings of `hyperact init`."""
+
+    promote: bool = Field(default=False, description="Whether to put the version into service.")
+
+
+# `register` is also a method of abstract base classes, which nobody calls on settings.
+warnings.filterwarnings("ignore", 'Field name "register" in "TrainSettings" shadows', UserWarning)
+
+
+class TrainSettings(CommonSettings):
+    """Settings of `hyperact train`."""
+
+    env: str = Field(
+        default="hyperact/DeepSea-v0",
+        description="A Gymnasium environment: an id, module:id, ALE/GAME-v5 or hyperact/DeepSea-v0.",
+    )
+    size: int = Field(
+        default=0, ge=0, description="DeepSea's size; the same as --env-kwargs '{\"size\": ...}'. 0: not given."
+    )
+    num_steps: int = Field(default=50_000, gt=0, description="Environment steps at most; ends earlier when solved.")
+    evaluation_period: int = Field(
+        default=0,
+        ge=0,
+        description="Steps between evaluations; 0: 1000 if the environment tells its optimal return, else none.",
+    )
+    evaluation_episodes: int = Field(
+        default=100, gt=0, description="Episodes of one evaluation, each with a fresh index."
+    )
+    register: bool = Field(default=True, description="Whether to register the result.")
+    promote: bool = Field(default=False, description="Whether to put the registered result into service.")
+
+
+class RetrainSettings(CommonSettings):
+    """Settings of `hyperact retrain`."""
+
+    address: str = Field(default="127.0.0.1:50051", description="The service whose log is read.")
+    min_new_steps: int = Field(default=200, gt=0, description="New training steps to wait for before learning.")
+    replay_ratio: float = Field(default=4.0, gt=0, description="Learner steps per new transition.")
+    batch_size: int = Field(
+        default=0, ge=0, description="Transitions per learner step; 0: the preset's (128, Atari 32)."
+    )
+    max_deployments: int = Field(default=0, ge=0, description="Versions to make before ending; 0: until stopped.")
+    promote: bool = Field(default=True, description="Whether to put versions that pass the gates into service.")
+    poll_seconds: float = Field(default=0.5, gt=0, description="How often to look for new steps.")
+    max_action_flip_rate: float = Field(
+        default=1.0, ge=0, le=1, description="Gate: the most (observation, index) pairs whose best action may change."
+    )
+    max_divergence: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="Gate: the most total variation from the serving policy on recent observations.",
+    )
+    min_evaluation_return: float | None = Field(
+        None, description="Gate: the least mean return of evaluation episodes in env; unset: no evaluation."
+    )
+    evaluation_episodes: int = Field(default=20, gt=0, description="Episodes of that evaluation.")
+
+    @model_validator(mode="after")
+    def _check_evaluation(self) -> Self:
+        if self.min_evaluation_return is not None and not self.env:
+            raise ValueError("min_evaluation_return needs env, to play the evaluation episodes in")
+        return self

@@ -1,0 +1,64 @@
+"""The papers' protocol: one update per step, in the process that plays.
+
+A generator of progress: whoever shows, evaluates or stops is a consumer.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from hyperact.trainer.agent import ThompsonAgent, seed_key
+from hyperact.trainer.curves import Curves
+from hyperact.trainer.environments import Environment
+from hyperact.trainer.learner import Learner
+from hyperact.trainer.loop import episode_returns, run_loop
+from hyperact.trainer.n_step import NStepAssembler
+from hyperact.trainer.replay import Replay
+from hyperact.v1.steps import StepKey
+
+# ALGORITHM 5.2: optimal means optimal, up to rounding.
+return_tolerance = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a run stands after a step; `episode_return` is set on the step that ended an episode."""
+
+    num_steps: int
+    num_episodes: int
+    episode_return: float | None
+
+
+def train(
+    environment: Environment, learner: Learner, replay: Replay, curves: Curves, model: str, seed: int
+) -> Iterator[Progress]:
+    """Play and learn, forever: uniformly random actions until `min_replay_size` transitions, then one update a step."""
+    config = learner.config
+    agent = ThompsonAgent(learner.spec, learner.coefficients, seed_key(seed, "train"))
+    agent.is_warming_up = config.min_replay_size > 0
+    n_step = NStepAssembler(config.num_td_steps, learner.spec.discount, config.reward_view)
+    first = StepKey(model, "train", f"seed-{seed}", 0, 0)
+    num_episodes = 0
+    for num_steps, step in enumerate(run_loop(environment, agent, first, seed), start=1):
+        replay.add(n_step.push([step.transition]))
+        agent.is_warming_up = len(replay) < config.min_replay_size
+        if not agent.is_warming_up and len(replay):
+            curves.add(learner.num_learner_steps + 1, learner.update(replay))
+        num_episodes += step.episode_return is not None
+        yield Progress(num_steps, num_episodes, step.episode_return)
+
+
+def evaluation_returns(
+    environment: Environment, learner: Learner, model: str, seed: int, num_episodes: int
+) -> list[float]:
+    """Play episodes by Thompson sampling with indices that no earlier evaluation used, and return their returns.
+
+    The learner's age takes part in the indices' key, so each evaluation has fresh ones.
+    """
+    agent = ThompsonAgent(learner.spec, learner.coefficients, seed_key(seed, "evaluation"))
+    first = StepKey(model, "evaluation", f"after-{learner.num_learner_steps}", 0, 0)
+    return episode_returns(environment, agent, first, seed, num_episodes)
+
+
+def is_solved(returns: list[float], optimal_return: float) -> bool:
+    """Tell whether the mean return is that of the best policy: all evaluation episodes were optimal (ALGORITHM 5.2)."""
+    return sum(returns) / len(returns) >= optimal_return - return_tolerance
