@@ -120,8 +120,6 @@ class TestEveryMode:
     def test_a_row_that_may_not_begin_is_left_alone(self, mode: AutoresetMode) -> None:
         """Exactly the asked number of episodes is played; nobody is cut off."""
         service = ToyService()
-        remaining = iter(range(5))
-
         with make_sessions(service) as sessions:
             steps = play_steps(
                 make_environments(mode), sessions, may_begin=lambda row: next(remaining, None) is not None

@@ -16,14 +16,19 @@ class Episode:
     episode_return: float = 0.0
     num_steps: int = 0
     mean_propensity: float = 0.0
+    is_evaluation: bool = False
 
 
-def track_episodes(steps: Iterable[PlayedStep]) -> Iterator[tuple[PlayedStep, Episode | None]]:
+def track_episodes(
+    steps: Iterable[PlayedStep], *, is_evaluation: bool = False
+) -> Iterator[tuple[PlayedStep, Episode | None]]:
     """Yield each step with the episode that it ended, or None."""
     running: dict[int, Episode] = {}
     for step in steps:
         decision = step.decision
-        episode = running.setdefault(step.row, Episode(step.row, decision.version, decision.deployment))
+        episode = running.setdefault(
+            step.row, Episode(step.row, decision.version, decision.deployment, is_evaluation=is_evaluation)
+        )
         episode.num_steps += 1
         episode.episode_return += step.reward
         episode.mean_propensity += (decision.propensity - episode.mean_propensity) / episode.num_steps

@@ -50,6 +50,16 @@ def always(row: int) -> bool:  # noqa: ARG001 -- whichever row asks
     return True
 
 
+def at_most(num_episodes: int) -> Callable[[int], bool]:
+    """Return an answer to `may_begin` that lets so many episodes begin, whichever rows ask."""
+    remaining = iter(range(num_episodes))
+
+    def may_begin(row: int) -> bool:  # noqa: ARG001 -- whichever row asks
+        return next(remaining, None) is not None
+
+    return may_begin
+
+
 def play_steps(
     environments: Environments,
     sessions: VectorSession,

@@ -108,7 +108,9 @@ class Session:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """Report what waits. If an error is on its way already, no second one is raised."""
+        """Report what waits, unless the process is being stopped. No second error is raised over the first."""
+        if error is not None and not isinstance(error, Exception):
+            return
         try:
             self.close_episode()
         except ClientError:
@@ -173,7 +175,9 @@ class AsyncSession:
         return self
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """Report what waits. If an error is on its way already, no second one is raised."""
+        """Report what waits, unless the process is being stopped. No second error is raised over the first."""
+        if error is not None and not isinstance(error, Exception):
+            return
         try:
             await self.close_episode()
         except ClientError:
@@ -256,9 +260,10 @@ class VectorSession:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """Report what waits and close. If an error is on its way already, no second one is raised."""
+        """Report what waits, unless the process is being stopped, and close. No second error over the first."""
         try:
-            self.close_episodes()
+            if error is None or isinstance(error, Exception):
+                self.close_episodes()
         except ClientError:
             if error is None:
                 raise
@@ -325,9 +330,10 @@ class AsyncVectorSession:
         return self
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """Report what waits and close. If an error is on its way already, no second one is raised."""
+        """Report what waits, unless the process is being stopped, and close. No second error over the first."""
         try:
-            await self.close_episodes()
+            if error is None or isinstance(error, Exception):
+                await self.close_episodes()
         except ClientError:
             if error is None:
                 raise
