@@ -12,7 +12,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from hyperact.clients.connection import Connection
 from hyperact.clients.episodes import track_episodes
 from hyperact.clients.policy import Policy
-from hyperact.clients.run_loop import play_steps
+from hyperact.clients.run_loop import at_most, play_steps
 from hyperact.clients.sessions import Session, VectorSession
 from toy_service import ToyService
 
@@ -121,9 +121,7 @@ class TestEveryMode:
         """Exactly the asked number of episodes is played; nobody is cut off."""
         service = ToyService()
         with make_sessions(service) as sessions:
-            steps = play_steps(
-                make_environments(mode), sessions, may_begin=lambda row: next(remaining, None) is not None
-            )
+            steps = play_steps(make_environments(mode), sessions, may_begin=at_most(5))
             ended = [episode for _, episode in track_episodes(steps) if episode]
 
         assert 5 == len(ended) == len(service.assemble().episodes)
