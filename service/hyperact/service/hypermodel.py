@@ -141,7 +141,7 @@ def _open_session(content: bytes, providers: Sequence[str]) -> onnxruntime.Infer
 
 
 def _check_graph(session: onnxruntime.InferenceSession, manifest: Manifest) -> None:
-    """Compare the graph's input and output with the spec. Dimensions that the graph leaves open are proven by warm-up."""
+    """Compare the graph's input and output with the spec. What the graph leaves open is proven by warm-up."""
     spec = manifest.spec
     dtype = TensorChecker(spec.observation).dtype.name
     element_type = f"tensor({_onnx_name_of_dtype.get(dtype, dtype)})"

@@ -1,4 +1,4 @@
-"""What is checked of a request before anything is done with it: each check raises InvalidRequestError naming the field."""
+"""What is checked of a request first. Every check raises InvalidRequestError, naming the field."""
 
 import hashlib
 import math
@@ -33,11 +33,12 @@ def read_observation(tensor: Tensor, checker: TensorChecker | None, field: str =
         if checker is not None:
             return checker.to_array(tensor)
         array = to_array(tensor)
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise FieldError("data", "expected finite numbers, got NaN or infinity", "NOT_FINITE")
-        return array
     except FieldError as error:
         raise InvalidRequestError.from_field_error(error.under(field)) from None
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        message = f"{field}.data: expected finite numbers, got NaN or infinity"
+        raise InvalidRequestError(message, reason="NOT_FINITE", field=f"{field}.data")
+    return array
 
 
 def check_mask(mask: bytes, num_actions: int) -> None:

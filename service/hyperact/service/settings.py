@@ -77,7 +77,7 @@ class ServeSettings(BaseModel, extra="forbid"):
     )
     durability: DurabilityLevel = Field(
         DurabilityLevel.DISK,
-        description="What an acknowledged step survives: memory: nothing; process: a kill of the service; disk: a power cut.",
+        description="What an acknowledged step survives. memory: nothing, process: a kill, disk: a power cut.",
     )
     log_min_free_bytes: int = Field(64 << 20, ge=0, description="Free disk space below which no step is accepted.")
     log_max_queued_records: int = Field(16384, gt=0, description="Log records that may wait to be written.")

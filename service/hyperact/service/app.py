@@ -1,0 +1,243 @@
+"""One worker, composed: reads the settings, makes everything, and takes it down in order."""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Awaitable, Iterator
+from functools import partial
+from typing import Any
+
+import structlog
+from prometheus_client import Gauge
+
+from hyperact.service.data_plane import DataPlane
+from hyperact.service.deployment_servicer import DeploymentServicer
+from hyperact.service.errors import DecisionError
+from hyperact.service.hypermodel import Hypermodel
+from hyperact.service.keys import load_keys
+from hyperact.service.limits import Limits
+from hyperact.service.log_reader import LogReader
+from hyperact.service.log_servicer import LogServicer
+from hyperact.service.logs import configure_logs
+from hyperact.service.metrics import Metrics
+from hyperact.service.readiness import Readiness
+from hyperact.service.repository import Repository
+from hyperact.service.server import Servicers, make_server
+from hyperact.service.servicer import DecisionServicer
+from hyperact.service.settings import ExecutionProvider, ServeSettings, split_address
+from hyperact.service.step_log import Durability, StepLog
+from hyperact.service.version_cache import VersionCache
+from hyperact.service.versions import Versions
+
+logger = structlog.stdlib.get_logger("hyperact.service")
+housekeeping_period_seconds = 1.0
+stream_grace_seconds = 0.5
+_providers = {
+    ExecutionProvider.CPU: ("CPUExecutionProvider",),
+    ExecutionProvider.CUDA: ("CUDAExecutionProvider", "CPUExecutionProvider"),
+}
+
+
+def run_worker(settings: ServeSettings, worker: int = 0) -> int:
+    """Serve until SIGTERM or SIGINT and return the exit code."""
+    configure_logs(settings.log_format, settings.log_level)
+    structlog.contextvars.bind_contextvars(worker=worker)
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return runner.run(_serve(settings, worker))
+    except (DecisionError, OSError, RuntimeError, ValueError) as error:
+        logger.error("cannot serve", problem=str(error))  # noqa: TRY400 - what to mend is in the message
+        return 1
+
+
+async def _serve(settings: ServeSettings, worker: int) -> int:
+    stop = asyncio.Event()
+    with _stop_signals(stop):
+        await Worker(settings, worker).serve(stop)
+    logger.info("stopped")
+    return 0
+
+
+class Worker:
+    """What one process runs: made from the settings, listening between `start` and `stop`."""
+
+    def __init__(self, settings: ServeSettings, worker: int) -> None:
+        self._settings = settings
+        self._worker = worker
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        keys = load_keys(settings)
+        self.metrics = Metrics()
+        self._log = StepLog.open(
+            settings.data_dir / "log",
+            worker,
+            Durability(settings.durability.value),
+            min_free_bytes=settings.log_min_free_bytes,
+            max_queued_records=settings.log_max_queued_records,
+        )
+        self._reader = LogReader(settings.data_dir / "log", self._log)
+        self._versions = _make_versions(settings, self.metrics)
+        self._data_plane = DataPlane(self._versions, self._log, keys, _make_limits(settings), self.metrics)
+        is_fallback_enough = settings.fallback_num_actions > 0 and not settings.require_version
+        self._readiness = Readiness(self._versions, self._log, is_fallback_enough=is_fallback_enough)
+        self._watch()
+
+    async def serve(self, stop: asyncio.Event) -> None:
+        """Serve until `stop` is set, then finish what is in work and leave nothing open."""
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(self._log.close)
+            stack.callback(self._reader.close)
+            stack.push_async_callback(self._data_plane.close)
+            stack.push_async_callback(self._versions.stop)
+            await _until(self._versions.start(), stop)
+            if stop.is_set():
+                return
+            await self._listen(stack)
+            await stop.wait()
+            await self._drain()
+
+    async def _listen(self, stack: contextlib.AsyncExitStack) -> None:
+        settings = self._settings
+        server, port = make_server(
+            self._servicers(),
+            settings.address,
+            is_shared=settings.workers > 1,
+            max_message_bytes=settings.max_message_bytes,
+        )
+        if settings.metrics_address:
+            metrics_server = self.metrics.serve(_nth_address(settings.metrics_address, self._worker))
+            stack.callback(metrics_server.close)
+            logger.info("metrics are served", port=metrics_server.port)
+        await server.start()
+        stack.push_async_callback(server.stop, stream_grace_seconds)
+        housekeeping = asyncio.create_task(self._keep_house())
+        stack.callback(housekeeping.cancel)
+        logger.info(
+            "serving",
+            address=f"{settings.address.rpartition(':')[0]}:{port}",
+            partition=self._log.partition,
+            durability=settings.durability.value,
+            versions={model: self._serving(model) for model in settings.models},
+            registry=settings.registry_uri,
+            problem=self._readiness.problem(),
+        )
+
+    async def _drain(self) -> None:
+        logger.info("shutting down", in_work=self._data_plane.num_in_work)
+        self._readiness.drain()
+        try:
+            async with asyncio.timeout(self._settings.shutdown_grace_seconds):
+                await self._data_plane.drain()
+        except TimeoutError:
+            logger.warning("gave up on requests in work", in_work=self._data_plane.num_in_work)
+
+    def _servicers(self) -> Servicers:
+        deployment = DeploymentServicer(
+            self._versions,
+            self._log,
+            find_problem=self._readiness.problem,
+            count_sessions=lambda: self._data_plane.num_sessions,
+        )
+        return Servicers(DecisionServicer(self._data_plane), LogServicer(self._reader), deployment, self._readiness)
+
+    def _serving(self, model: str) -> str:
+        serving = self._versions[model].serving
+        return serving.version if serving is not None else ""
+
+    def _watch(self) -> None:
+        watch = self.metrics.watch
+        watch("sessions", "Sessions remembered.", lambda: self._data_plane.num_sessions)
+        watch("requests_in_work", "Requests not answered yet.", lambda: self._data_plane.num_in_work)
+        watch("log_steps", "Steps logged since the start.", lambda: self._log.num_steps)
+        watch("log_queued_records", "Records that wait for the disk.", lambda: self._log.num_queued)
+        watch("log_dropped_records", "Records answered and lost since the start.", lambda: self._log.num_dropped)
+        watch("log_writable", "Whether the log can be written.", lambda: not self._log.problem())
+        watch("ready", "Whether the worker is ready.", lambda: not self._readiness.problem())
+
+    async def _keep_house(self) -> None:
+        """Expire sessions and keep the slow gauges up to date."""
+        while True:
+            await asyncio.sleep(housekeeping_period_seconds)
+            try:
+                self._data_plane.sweep()
+                _count_pins(self.metrics.pinned_episodes, self._versions)
+            except Exception:
+                logger.exception("housekeeping failed; trying again")
+
+
+def _make_versions(settings: ServeSettings, metrics: Metrics) -> Versions:
+    repository = Repository(
+        settings.registry_uri,
+        VersionCache(settings.data_dir / "versions"),
+        alias=settings.alias,
+        max_version_bytes=settings.max_version_bytes,
+    )
+    load = partial(
+        Hypermodel.load,
+        max_onnx_bytes=settings.max_version_bytes,
+        providers=_providers[settings.execution_provider],
+    )
+    return Versions(
+        repository,
+        settings.models,
+        load=load,
+        poll_seconds=settings.poll_seconds,
+        drain_deadline_seconds=settings.drain_deadline_seconds,
+        metrics=metrics,
+    )
+
+
+def _make_limits(settings: ServeSettings) -> Limits:
+    return Limits(
+        max_batch=settings.max_batch,
+        max_queued=settings.max_queued,
+        batch_wait_seconds=settings.batch_wait_ms / 1e3,
+        inference_threads=settings.inference_threads,
+        fallback_num_actions=settings.fallback_num_actions,
+        session_ttl_seconds=settings.session_ttl_seconds,
+        max_sessions=settings.max_sessions,
+    )
+
+
+def _count_pins(gauge: Gauge, versions: Versions) -> None:
+    gauge.clear()
+    for status in versions.status():
+        for version in status.versions:
+            gauge.labels(status.model, version.version).set(version.num_pinned_episodes)
+
+
+def _nth_address(address: str, worker: int) -> str:
+    """Return the worker's own address: the given port + its number; a free one for port 0."""
+    host, port = split_address(address)
+    return f"{host}:{port + worker if port else 0}"
+
+
+@contextlib.contextmanager
+def _stop_signals(stop: asyncio.Event) -> Iterator[None]:
+    """Set `stop` at SIGTERM and SIGINT."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+async def _until(work: Awaitable[None], stop: asyncio.Event) -> None:
+    """Wait for `work`, or for `stop`, whichever is first."""
+    tasks = [asyncio.ensure_future(work), asyncio.create_task(stop.wait())]
+    done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in pending:
+        task.cancel()
+    await asyncio.gather(*pending, return_exceptions=True)
+    for task in done:
+        task.result()
+
+
+def _loop_factory() -> Any:
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        return None
+    return uvloop.new_event_loop

@@ -1,0 +1,16 @@
+"""What bounds the decision path."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What bounds the decision path; the settings say what each means. `inference_threads` 0: on the event loop."""
+
+    max_batch: int = 256
+    max_queued: int = 4096
+    batch_wait_seconds: float = 0.001
+    inference_threads: int = 0
+    fallback_num_actions: int = 0
+    session_ttl_seconds: float = 3600.0
+    max_sessions: int = 100_000

@@ -1,0 +1,325 @@
+"""From a row to its answers: choose the version, gather into a batch, decide, log, answer.
+
+The rules:
+
+1. A row belongs to its batch, not to its caller. A caller that gives up takes nothing with it: the row is decided,
+   logged and remembered, so that its retry finds the answer.
+2. A step is answered, and its session moves on, when the log's append has returned. While a batch is being logged the
+   next one is being decided.
+3. Whatever fails, every row is answered, and a row that was not logged leaves its session where it was.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from hyperact.service import requests, tokens
+from hyperact.service.batching import Batcher
+from hyperact.service.errors import DecisionError, PreconditionError, UnavailableError
+from hyperact.service.keys import Keys
+from hyperact.service.lanes import Decided, Lane
+from hyperact.service.limits import Limits
+from hyperact.service.metrics import Metrics
+from hyperact.service.model_versions import LoadedVersion
+from hyperact.service.open_lanes import OpenLane, OpenLanes
+from hyperact.service.rows import Answer, Row
+from hyperact.service.sessions import Cursor, Sessions, cursor_after
+from hyperact.service.statuses import code_of
+from hyperact.service.step_log import StepLog
+from hyperact.service.work import Work
+from hyperact.v1.decision_pb2 import ActResponse, Position, Step
+from hyperact.v1.indices import Float32s, derive_index
+from hyperact.v1.steps import StepKey
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Drafts:
+    """A batch that is decided and not logged: rows, records, answers, and where the sessions will stand."""
+
+    rows: list[Row]
+    steps: list[Step]
+    answers: list[ActResponse]
+    cursors: list[Cursor]
+
+
+class Pipeline:
+    """Takes rows and answers them. Used from one event loop only.
+
+    Attributes:
+        lanes: the open lanes.
+    """
+
+    def __init__(
+        self,
+        sessions: Sessions[ActResponse],
+        step_log: StepLog,
+        keys: Keys,
+        limits: Limits,
+        metrics: Metrics,
+        work: Work,
+    ) -> None:
+        self._sessions = sessions
+        self._log = step_log
+        self._keys = keys
+        self._limits = limits
+        self._metrics = metrics
+        self._work = work
+        self.lanes = OpenLanes(keys.index, limits.fallback_num_actions, self._make_batcher)
+        self._indices = lru_cache(maxsize=limits.max_sessions)(self._derive_index)
+        self._threads = ThreadPoolExecutor(limits.inference_threads, "inference") if limits.inference_threads else None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def close(self) -> None:
+        """Give up what is still in work."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+    # From the row to its lane.
+
+    def start(self, row: Row, serving: OpenLane) -> None:
+        """Put a row on its way; its answer will come."""
+        try:
+            self._choose(row, serving)
+        except Exception:
+            logger.exception("a row failed")
+            self._fail([row], _internal_error())
+
+    def _choose(self, row: Row, serving: OpenLane) -> None:
+        """Find the version that decides the row, by rule 6 of the sessions, and put the row into its batch."""
+        flight, versions = row.flight, row.versions
+        pinned = flight.pinned_version
+        if serving.lane.rhythm.is_pin_start(row.step):
+            self._place(row, versions.serving, is_repinned=False)
+        elif not flight.is_pin_known:
+            self._place(row, versions.serving, is_repinned=True)
+        elif not pinned:
+            is_possible = self._limits.fallback_num_actions > 0
+            self._place(row, None if is_possible else versions.serving, is_repinned=not is_possible)
+        elif versions.is_overdue(pinned):
+            self._place(row, versions.serving, is_repinned=True)
+        elif (loaded := versions.get(pinned)) is not None:
+            self._place(row, loaded, is_repinned=False, deployment=flight.pinned_deployment)
+        else:
+            self._spawn(self._obtain(row, pinned), [row])
+
+    async def _obtain(self, row: Row, pinned: str) -> None:
+        """Load the version that a session came with from elsewhere, or move the session to the serving one."""
+        versions = row.versions
+        loaded = await versions.obtain(pinned)
+        if loaded is None:
+            self._place(row, versions.serving, is_repinned=True)
+        else:
+            self._place(row, loaded, is_repinned=False, deployment=row.flight.pinned_deployment)
+
+    def _place(self, row: Row, loaded: LoadedVersion | None, *, is_repinned: bool, deployment: int = 0) -> None:
+        """Put a row into the batch of a version, or of the fallback."""
+        if loaded is None and not self._limits.fallback_num_actions:
+            message = f"model {row.versions.model!r} has no version yet, and the uniform fallback is off"
+            self._fail([row], PreconditionError(message, reason="NO_VERSION"))
+            return
+        active = self.lanes.open(row.versions, loaded)
+        lane = active.lane
+        if lane.checker is not None:
+            try:
+                row.observation = requests.read_observation(row.request.observation, lane.checker)
+                requests.check_mask(row.action_mask, lane.num_actions)
+            except DecisionError as error:
+                self._fail([row], error)
+                return
+        row.lane = lane
+        row.is_repinned = is_repinned
+        if loaded is not None:
+            row.deployment = deployment or loaded.deployment
+            row.segment = lane.rhythm.segment_of(row.step, row.flight.segment_before)
+            row.index = self._indices(row.step._replace(number=0), row.segment, lane.index_dim, lane.distribution)
+        self._sessions.assign(row.flight, lane.version)
+        active.batcher.add(row)
+
+    def _derive_index(self, step: StepKey, segment: int, index_dim: int, distribution: Any) -> Float32s:
+        return derive_index(self._keys.index, step, segment, index_dim, distribution)
+
+    # From the batch to the answers.
+
+    def _make_batcher(self, lane: Lane) -> Batcher[Row]:
+        limits = self._limits
+        is_threaded = self._threads is not None and lane.version != ""
+        batcher: Batcher[Row]
+        run: Callable[[list[Row]], None] = lambda rows: self._run_inline(lane, rows)  # noqa: E731
+        if is_threaded:
+            run = lambda rows: self._spawn(self._run_in_thread(lane, batcher, rows), rows)  # noqa: E731
+        batcher = Batcher(
+            run,
+            max_rows=limits.max_batch,
+            wait_seconds=limits.batch_wait_seconds,
+            max_calls=limits.inference_threads if is_threaded else 0,
+        )
+        return batcher
+
+    def _run_inline(self, lane: Lane, rows: list[Row]) -> None:
+        begun = time.monotonic()
+        try:
+            decided = lane.decide(rows)
+        except Exception:
+            logger.exception("a batch of %d rows failed", len(rows))
+            self._fail(rows, _internal_error())
+            return
+        self._spawn(self._finish(lane, rows, decided, begun), rows)
+
+    async def _run_in_thread(self, lane: Lane, batcher: Batcher[Row], rows: list[Row]) -> None:
+        begun = time.monotonic()
+        try:
+            decided = await asyncio.get_running_loop().run_in_executor(self._threads, lane.decide, rows)
+        finally:
+            batcher.finished()
+        await self._finish(lane, rows, decided, begun)
+
+    async def _finish(self, lane: Lane, rows: list[Row], decided: list[Decided | DecisionError], begun: float) -> None:
+        """Log a decided batch and answer its rows."""
+        drafts = self._draft(lane, rows, decided)
+        if not drafts.rows:
+            return
+        at_log = time.monotonic()
+        try:
+            earlier = await self._log.append(drafts.steps)
+        except DecisionError as error:
+            self._fail(drafts.rows, error)
+            return
+        done = time.monotonic()
+        self._settle(drafts, earlier)
+        versions = drafts.rows[0].versions
+        versions.count_steps(lane.version, len(drafts.rows))
+        self._metrics.decision_child(versions.model, lane.version, "OK").inc(len(drafts.rows))
+        self._metrics.batch_rows.observe(len(rows))
+        stages = self._metrics.stage
+        stages["queue"].observe(begun - rows[0].begun)
+        stages["model"].observe(at_log - begun)
+        stages["log"].observe(done - at_log)
+        stages["total"].observe(done - rows[0].begun)
+
+    def _draft(self, lane: Lane, rows: list[Row], decided: list[Decided | DecisionError]) -> _Drafts:
+        """Make the records and answers of the rows that were decided, and answer those that were not."""
+        drafts = _Drafts([], [], [], [])
+        now = Timestamp()
+        now.GetCurrentTime()
+        for row, result in zip(rows, decided, strict=True):
+            if isinstance(result, DecisionError):
+                self._fail([row], result)
+                continue
+            step = _to_step(row, lane, result, now)
+            cursor = cursor_after(row.step, lane.version, row.deployment, row.segment, lane.rhythm)
+            drafts.rows.append(row)
+            drafts.steps.append(step)
+            drafts.cursors.append(cursor)
+            drafts.answers.append(self._to_answer(row, step, cursor, result))
+        return drafts
+
+    def _to_answer(self, row: Row, step: Step, cursor: Cursor, result: Decided | None) -> ActResponse:
+        answer = ActResponse(
+            action=step.action,
+            version=step.version,
+            deployment=step.deployment,
+            propensity=step.propensity,
+            margin=step.margin,
+            token=tokens.sign(self._keys.token, cursor.to_state(row.flight.key)),
+            step_id=step.step_id,
+            fallback=step.fallback,
+        )
+        if result is not None and result.posterior is not None:
+            answer.posterior.CopyFrom(result.posterior)
+        return answer
+
+    def _settle(self, drafts: _Drafts, earlier: list[Step | None]) -> None:
+        """Move the sessions on and hand out the answers; a step that was in the log before is answered from there."""
+        for row, answer, cursor, logged in zip(drafts.rows, drafts.answers, drafts.cursors, earlier, strict=True):
+            if logged is not None:
+                self._settle_from_log(row, logged)
+                continue
+            self._sessions.commit(row.flight, cursor, answer)
+            self._hand_out(row, answer)
+
+    def _settle_from_log(self, row: Row, logged: Step) -> None:
+        request = row.request
+        if logged.observation.data != request.observation.data or logged.action_mask != request.action_mask:
+            message = f"observation: step {row.step} was decided for another observation or mask"
+            self._fail([row], PreconditionError(message, reason="OTHER_OBSERVATION", field="observation"))
+            return
+        assert row.lane is not None
+        cursor = cursor_after(row.step, logged.version, logged.deployment, logged.segment, row.lane.rhythm)
+        answer = self._to_answer(row, logged, cursor, None)
+        self._metrics.replays.labels(row.versions.model).inc()
+        self._sessions.assign(row.flight, logged.version)
+        self._sessions.commit(row.flight, cursor, answer)
+        self._hand_out(row, answer)
+
+    def _fail(self, rows: list[Row], error: DecisionError) -> None:
+        """Answer rows with an error; their sessions stay where they were."""
+        for row in rows:
+            if not row.waiting:
+                continue
+            version = row.lane.version if row.lane is not None else ""
+            self._metrics.decision_child(row.versions.model, version, code_of(error).name).inc()
+            self._sessions.abandon(row.flight)
+            self._hand_out(row, error)
+
+    def _hand_out(self, row: Row, answer: Answer) -> None:
+        waiting, row.waiting = row.waiting, []
+        for answers, place in waiting:
+            answers.put(place, answer)
+        self._work.end()
+
+    def _spawn(self, work: Coroutine[Any, Any, None], rows: list[Row]) -> None:
+        task = asyncio.get_running_loop().create_task(self._guard(work, rows))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _guard(self, work: Coroutine[Any, Any, None], rows: list[Row]) -> None:
+        """Work on rows; whatever happens to it, nobody waits for them in vain."""
+        try:
+            await work
+        except asyncio.CancelledError:
+            self._fail(rows, UnavailableError("the service is shutting down", reason="DRAINING"))
+            raise
+        except Exception:
+            logger.exception("a batch of %d rows failed", len(rows))
+            self._fail(rows, _internal_error())
+
+
+def _internal_error() -> DecisionError:
+    return DecisionError("the service failed on this request; its log says why")
+
+
+def _to_step(row: Row, lane: Lane, result: Decided, now: Timestamp) -> Step:
+    """Return the record of a decided row."""
+    request, previous = row.request, row.flight.previous
+    step = Step(
+        step_id=row.step.to_message(),
+        observation=request.observation,
+        action=result.action,
+        version=lane.version,
+        deployment=row.deployment,
+        propensity=result.propensity,
+        margin=result.margin,
+        segment=row.segment,
+        action_mask=request.action_mask,
+        time=now,
+        evaluation=request.evaluation,
+        fallback=not lane.version,
+        repinned=row.is_repinned,
+        reference_distribution=lane.distribution,
+    )
+    if previous is not None:
+        step.previous_outcome.CopyFrom(request.outcome)
+        step.previous_position.CopyFrom(Position(episode=previous[0], number=previous[1]))
+    return step

@@ -1,0 +1,73 @@
+"""One step on its way from the request to its answers."""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyperact.service.errors import DecisionError
+from hyperact.service.lanes import Lane
+from hyperact.service.model_versions import ModelVersions
+from hyperact.service.sessions import Flight
+from hyperact.v1.decision_pb2 import ActRequest, ActResponse
+from hyperact.v1.indices import Float32s
+from hyperact.v1.steps import StepKey
+
+Answer = ActResponse | DecisionError
+
+
+def _no_index() -> Float32s:
+    return np.empty(0, np.float32)
+
+
+class Answers:
+    """The answers of one call, as they come in."""
+
+    __slots__ = ("_future", "_num_missing", "results")
+
+    def __init__(self, num_requests: int) -> None:
+        self.results: list[Answer | None] = [None] * num_requests
+        self._num_missing = num_requests
+        self._future: asyncio.Future[None] | None = None
+
+    def put(self, place: int, answer: Answer) -> None:
+        """Take in the answer to one request."""
+        self.results[place] = answer
+        self._num_missing -= 1
+        if not self._num_missing and self._future is not None and not self._future.done():
+            self._future.set_result(None)
+
+    async def all(self) -> list[Answer]:
+        """Return the answers, in order, when they are complete."""
+        if self._num_missing:
+            self._future = asyncio.get_running_loop().create_future()
+            await self._future
+        return [answer for answer in self.results if answer is not None]
+
+
+@dataclass(slots=True)
+class Row:
+    """One step on its way.
+
+    Attributes:
+        begun: when the request came, in the event loop's monotonic seconds.
+        waiting: whom to answer, and at which place; empty once the row is answered.
+        lane: what decides it; None until that is found.
+    """
+
+    request: ActRequest
+    flight: Flight
+    step: StepKey
+    observation: NDArray[Any]
+    action_mask: bytes
+    wants_posterior: bool
+    begun: float
+    waiting: list[tuple[Answers, int]]
+    versions: ModelVersions
+    index: Float32s = field(default_factory=_no_index)
+    lane: Lane | None = None
+    deployment: int = 0
+    segment: int = 0
+    is_repinned: bool = False
