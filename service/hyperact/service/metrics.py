@@ -49,9 +49,6 @@ class Metrics:
         self.registry_problems = self._counter("registry_problems", "Looks at the registry that failed.", "model")
         self.registry_up = self._gauge("registry_up", "Whether the last look at the registry succeeded.", "model")
         self.pinned_episodes = self._gauge("pinned_episodes", "Episodes pinned to a version.", "model", "version")
-        self.deployment = Gauge(
-            "hyperact_deployment", "The number of the deployment in service.", ["model"], registry=self.registry
-        )
         self.decision_child = lru_cache(maxsize=1024)(self.decisions.labels)
         self.stage = {name: self.seconds.labels(name) for name in ("queue", "model", "log", "total")}
 

@@ -326,8 +326,7 @@ class ModelVersions:
             draining = self._held[before.version]
             draining.since, draining.deadline = now, now + self._options.drain_deadline_seconds
         logger.info("version %s of %s serves, deployment %d", loaded.version, self.model, loaded.deployment)
-        self._options.metrics.swaps.labels(self.model).inc()
-        self._options.metrics.deployment.labels(self.model).set(loaded.deployment)
+        self._options.metrics.set_serving(self.model, loaded.version, loaded.deployment)
         self._options.notify()
         await self._in_executor(self._remember, LastServed(loaded.version, loaded.deployment), set(self._held))
 
@@ -345,15 +344,14 @@ class ModelVersions:
         self._refused[version] = _Refusal(error.reason, str(error), self._options.now())
         serving = f"version {self.serving.version} goes on" if self.serving else "nothing serves"
         logger.error("version %s of %s is refused, %s: %s: %s", version, self.model, serving, error.reason, error)
-        self._options.metrics.version_failures.labels(self.model, error.reason).inc()
+        self._options.metrics.count_refused(self.model, error.reason)
         self._options.notify()
 
     def _note_registry(self, problem: str, *, is_up: bool) -> None:
         """Note what is wrong with the registry; a problem is logged when it appears."""
         if is_up:
             self._registry_time = self._options.now()
-        else:
-            self._options.metrics.registry_problems.labels(self.model).inc()
+        self._options.metrics.set_registry_up(self.model, is_up)
         if problem != self._registry_problem:
             if problem:
                 logger.warning("registry of %s: %s", self.model, problem)
