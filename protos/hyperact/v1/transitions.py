@@ -129,8 +129,9 @@ class _Episode:
 class TransitionAssembler:
     """Assembles one model's transitions.
 
-    It keeps nothing of an ended episode but its number, and nothing of a complete step but its number. Of the steps that
-    wait, it keeps at most `max_pending`: beyond that the one that has waited longest is given up, and never learned from.
+    It keeps nothing of an ended episode but its number, and nothing of a complete step but its number. Of the steps
+    that wait it keeps at most `max_pending`: beyond that the one that has waited longest is given up and never learned
+    from.
 
     Attributes:
         num_duplicates: steps that came again.
