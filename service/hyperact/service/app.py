@@ -59,7 +59,14 @@ async def _serve(settings: ServeSettings, worker: int) -> int:
 
 
 class Worker:
-    """What one process runs: made from the settings, listening between `start` and `stop`."""
+    """What one process runs: everything, made from the settings.
+
+    Attributes:
+        metrics: what Prometheus sees.
+        listening: set when requests are taken in.
+        port: the port that it listens on; 0 before.
+        metrics_port: that of the metrics; 0 if there are none.
+    """
 
     def __init__(self, settings: ServeSettings, worker: int) -> None:
         self._settings = settings
@@ -67,6 +74,8 @@ class Worker:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         keys = load_keys(settings)
         self.metrics = Metrics()
+        self.listening = asyncio.Event()
+        self.port = self.metrics_port = 0
         self._log = StepLog.open(
             settings.data_dir / "log",
             worker,
@@ -97,7 +106,7 @@ class Worker:
 
     async def _listen(self, stack: contextlib.AsyncExitStack) -> None:
         settings = self._settings
-        server, port = make_server(
+        server, self.port = make_server(
             self._servicers(),
             settings.address,
             is_shared=settings.workers > 1,
@@ -106,20 +115,22 @@ class Worker:
         if settings.metrics_address:
             metrics_server = self.metrics.serve(_nth_address(settings.metrics_address, self._worker))
             stack.callback(metrics_server.close)
-            logger.info("metrics are served", port=metrics_server.port)
+            self.metrics_port = metrics_server.port
         await server.start()
         stack.push_async_callback(server.stop, stream_grace_seconds)
         housekeeping = asyncio.create_task(self._keep_house())
         stack.callback(housekeeping.cancel)
         logger.info(
             "serving",
-            address=f"{settings.address.rpartition(':')[0]}:{port}",
+            address=f"{settings.address.rpartition(':')[0]}:{self.port}",
+            metrics_port=self.metrics_port,
             partition=self._log.partition,
             durability=settings.durability.value,
             versions={model: self._serving(model) for model in settings.models},
             registry=settings.registry_uri,
             problem=self._readiness.problem(),
         )
+        self.listening.set()
 
     async def _drain(self) -> None:
         logger.info("shutting down", in_work=self._data_plane.num_in_work)
