@@ -45,6 +45,7 @@ _process_settings = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 """MLflow takes these from the environment alone; what the operator set there stands."""
+logging.getLogger("mlflow.store.db").setLevel(logging.WARNING)  # it tells of every table that it makes
 
 
 @dataclass(frozen=True, slots=True)

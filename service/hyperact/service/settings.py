@@ -130,7 +130,7 @@ class ServeSettings(BaseModel, extra="forbid"):
     @property
     def registry_uri(self) -> str:
         """The registry to use, the default filled in."""
-        return self.tracking_uri or f"sqlite:///{self.data_dir.resolve() / 'mlflow.db'}"
+        return fill_registry_uri(self.tracking_uri, self.data_dir)
 
 
 class HealthSettings(BaseModel, extra="forbid"):
@@ -138,6 +138,11 @@ class HealthSettings(BaseModel, extra="forbid"):
 
     address: str = Field(default_address, description="The service's address, HOST:PORT.")
     timeout_seconds: float = Field(5.0, gt=0, description="How long to wait for the answer.")
+
+
+def fill_registry_uri(tracking_uri: str, data_dir: Path) -> str:
+    """Return the registry to use: what is set, else the SQLite database in the data directory."""
+    return tracking_uri or f"sqlite:///{data_dir.resolve() / 'mlflow.db'}"
 
 
 def split_address(address: str) -> tuple[str, int]:

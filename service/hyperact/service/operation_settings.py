@@ -1,0 +1,91 @@
+"""Settings of the commands that ask and steer: status, promote, rollback, deployments, log."""
+
+import getpass
+import socket
+from enum import StrEnum
+from pathlib import Path
+
+from pydantic import BaseModel, Field
+from pydantic_settings import CliPositionalArg
+
+from hyperact.service.settings import default_address, fill_registry_uri
+
+
+class StatusSettings(BaseModel, extra="forbid"):
+    """Settings of `hyperact status`."""
+
+    address: str = Field(default=default_address, description="The service's address, HOST:PORT.")
+    model: str = Field(default="", description="The registered model; empty: all.")
+    watch: bool = Field(default=False, description="Whether to keep the table up to date until Ctrl-C.")
+    timeout_seconds: float = Field(default=5.0, gt=0, description="How long to wait for an answer.")
+
+
+class RegistrySettings(BaseModel, extra="forbid"):
+    """What every command that reads or writes the registry needs."""
+
+    data_dir: Path = Field(
+        default=Path("hyperact-data"), description="The directory of the log, the keys and the embedded registry."
+    )
+    tracking_uri: str = Field(default="", description="The MLflow registry; empty: the SQLite database in data_dir.")
+    model: str = Field(default="default", min_length=1, description="The registered model.")
+    alias: str = Field(default="champion", min_length=1, description="The registry alias whose version serves.")
+
+    @property
+    def registry_uri(self) -> str:
+        """The registry to use, the default filled in."""
+        return fill_registry_uri(self.tracking_uri, self.data_dir)
+
+
+class SteeringSettings(RegistrySettings):
+    """What every command that moves the alias needs."""
+
+    actor: str = Field(default="", description="Who the ledger says it was; empty: user@host.")
+    address: str = Field(default=default_address, description="The service's address, HOST:PORT.")
+    wait_seconds: float = Field(
+        default=30.0,
+        ge=0,
+        description="How long to wait for the service at the address to serve it; 0: not at all.",
+    )
+
+    @property
+    def actor_or_user(self) -> str:
+        """Who moves the alias."""
+        return self.actor or f"{getpass.getuser()}@{socket.gethostname()}"
+
+
+class PromoteSettings(SteeringSettings):
+    """Settings of `hyperact promote`."""
+
+    version: CliPositionalArg[str] = Field(description="The registered version to put into service.")
+
+
+class RollbackSettings(SteeringSettings):
+    """Settings of `hyperact rollback`."""
+
+    to: str = Field(default="", description="The version to go back to; empty: the one before the last deployment.")
+
+
+class DeploymentsSettings(RegistrySettings):
+    """Settings of `hyperact deployments`."""
+
+    num_entries: int = Field(default=50, ge=1, description="How many to show, the newest last.")
+
+
+class LogAction(StrEnum):
+    """What `hyperact log` does."""
+
+    TAIL = "tail"
+    RANGE = "range"
+
+
+class LogSettings(BaseModel, extra="forbid"):
+    """Settings of `hyperact log`."""
+
+    action: CliPositionalArg[LogAction] = Field(
+        description="tail: the newest entries; range: which partitions there are and how much is in them."
+    )
+    n: int = Field(default=10, ge=1, description="How many of the newest entries to show.")
+    follow: bool = Field(default=False, description="Whether tail goes on with new entries until Ctrl-C.")
+    address: str = Field(default=default_address, description="The service's address, HOST:PORT.")
+    model: str = Field(default="", description="The registered model; empty: all.")
+    timeout_seconds: float = Field(default=5.0, gt=0, description="How long to wait for an answer.")

@@ -1,0 +1,205 @@
+"""The commands that ask and steer: `hyperact status`, `promote`, `rollback`, `deployments`, `log`.
+
+Answers go to standard output; what went wrong goes to standard error in one line, with exit code 1. Interrupting a
+command that keeps going ends it as it should.
+"""
+
+import asyncio
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import grpc
+from rich.live import Live
+from rich.markup import escape
+
+from hyperact.service.errors import RegistryUnavailableError, VersionRefusedError
+from hyperact.service.operation_settings import (
+    DeploymentsSettings,
+    LogAction,
+    LogSettings,
+    PromoteSettings,
+    RegistrySettings,
+    RollbackSettings,
+    StatusSettings,
+    SteeringSettings,
+)
+from hyperact.service.tables import deployments_table, entry_line, make_console, range_view, status_view
+from hyperact.v1.deployment_pb2 import (
+    Deployment,
+    GetStatusRequest,
+    GetStatusResponse,
+    ReloadRequest,
+    VersionState,
+)
+from hyperact.v1.deployment_pb2_grpc import DeploymentServiceStub
+from hyperact.v1.log_pb2 import GetRangeRequest, LogEntry, LogPosition, ReadRequest
+from hyperact.v1.log_pb2_grpc import LogServiceStub
+
+if TYPE_CHECKING:
+    from hyperact.service.repository import Repository
+
+watch_period_seconds = 1.0
+_tail_growth = 16
+
+
+def status(settings: StatusSettings) -> int:
+    """Show what serves, drains or was refused, and whether the service is ready."""
+    console = make_console()
+    with grpc.insecure_channel(settings.address) as channel:
+        stub = DeploymentServiceStub(channel)
+        request = GetStatusRequest(model=settings.model)
+        try:
+            response: GetStatusResponse = stub.GetStatus(request, timeout=settings.timeout_seconds)
+        except grpc.RpcError as error:
+            return _fail(f"{settings.address}: {_explain(error)}")
+        if not settings.watch:
+            console.print(status_view(settings.address, response))
+            return 0
+        with Live(status_view(settings.address, response), console=console) as live:
+            while True:
+                time.sleep(watch_period_seconds)
+                try:
+                    response = stub.GetStatus(request, timeout=settings.timeout_seconds)
+                    live.update(status_view(settings.address, response))
+                except grpc.RpcError as error:
+                    live.update(f"[red]{escape(f'{settings.address}: {_explain(error)}')}[/]")
+
+
+def promote(settings: PromoteSettings) -> int:
+    """Move the alias to a version: the service puts it into service at its next look at the registry."""
+    return _move(settings, settings.version)
+
+
+def rollback(settings: RollbackSettings) -> int:
+    """Move the alias back to the version that served before the last deployment, or to another one."""
+    version = settings.to
+    if not version:
+        try:
+            ledger = _read_ledger(settings)
+        except RegistryUnavailableError as error:
+            return _fail(str(error))
+        version = ledger[-1].from_version if ledger else ""
+    if not version:
+        return _fail(f"nothing served before on {settings.model!r}: name a version with --to")
+    return _move(settings, version)
+
+
+def deployments(settings: DeploymentsSettings) -> int:
+    """Show the ledger: every deployment, who made it, and what came of it."""
+    try:
+        ledger = _read_ledger(settings)
+    except RegistryUnavailableError as error:
+        return _fail(str(error))
+    if not ledger:
+        make_console().print(f"{settings.model!r} has no deployments at {settings.registry_uri}")
+        return 0
+    make_console().print(deployments_table(settings.model, ledger[-settings.num_entries :]))
+    return 0
+
+
+def log(settings: LogSettings) -> int:
+    """Show the newest entries of the step log, or which partitions it has."""
+    with grpc.insecure_channel(settings.address) as channel:
+        stub = LogServiceStub(channel)
+        try:
+            if settings.action is LogAction.RANGE:
+                found = stub.GetRange(GetRangeRequest(model=settings.model), timeout=settings.timeout_seconds)
+                make_console().print(range_view(found))
+                return 0
+            for entry in _tail(stub, settings):
+                sys.stdout.write(entry_line(entry) + "\n")
+                sys.stdout.flush()
+        except grpc.RpcError as error:
+            return _fail(f"{settings.address}: {_explain(error)}")
+    return 0
+
+
+def _repository(settings: RegistrySettings) -> "Repository":
+    from hyperact.service.repository import Repository
+    from hyperact.service.version_cache import VersionCache
+
+    path = Path(settings.registry_uri.removeprefix("sqlite:///"))
+    if settings.registry_uri.startswith("sqlite:///") and not path.exists():
+        raise RegistryUnavailableError(f"there is no registry at {path}: name one with --data-dir or --tracking-uri")
+    return Repository(settings.registry_uri, VersionCache(settings.data_dir / "versions"), alias=settings.alias)
+
+
+def _read_ledger(settings: RegistrySettings) -> list[Deployment]:
+    return asyncio.run(_repository(settings).look(settings.model)).ledger
+
+
+def _move(settings: SteeringSettings, version: str) -> int:
+    try:
+        entry = asyncio.run(
+            _repository(settings).promote(settings.model, version, settings.actor_or_user, datetime.now(UTC))
+        )
+    except (RegistryUnavailableError, VersionRefusedError) as error:
+        return _fail(str(error))
+    make_console().print(deployments_table(settings.model, [entry]))
+    return _wait_for_service(settings, version) if settings.wait_seconds else 0
+
+
+def _wait_for_service(settings: SteeringSettings, version: str) -> int:
+    """Ask the service to look at the registry now, and tell what came of it. No service there is no failure."""
+    console = make_console()
+    with grpc.insecure_channel(settings.address) as channel:
+        request = ReloadRequest(model=settings.model)
+        try:
+            response = DeploymentServiceStub(channel).Reload(request, timeout=settings.wait_seconds)
+        except grpc.RpcError as error:
+            console.print(f"{settings.address} was not told ({_explain(error)}); services see it at their next look")
+            return 0
+    versions = [found for model in response.status.models for found in model.versions if found.version == version]
+    for found in versions:
+        if found.state == VersionState.VERSION_STATE_SERVING:
+            console.print(f"{settings.address} serves version {version}, deployment {found.deployment}")
+            return 0
+        if found.state == VersionState.VERSION_STATE_REFUSED:
+            return _fail(f"{settings.address} refused version {version}: {found.problem}")
+    return _fail(f"{settings.address} does not serve version {version}: does it follow the same registry and alias?")
+
+
+def _tail(stub: LogServiceStub, settings: LogSettings) -> Iterator[LogEntry]:
+    """Yield the newest entries, then new ones if following.
+
+    Offsets have gaps and other models' entries between them: the window before the end grows until it holds enough.
+    """
+    found = stub.GetRange(GetRangeRequest(model=settings.model), timeout=settings.timeout_seconds)
+    width = settings.n
+    while True:
+        begins = [max(extent.begin_offset, extent.end_offset - width) for extent in found.ranges]
+        request = ReadRequest(model=settings.model)
+        for extent, begin in zip(found.ranges, begins, strict=True):
+            request.positions.add(partition=extent.partition, offset=begin)
+        newest: deque[LogEntry] = deque(maxlen=settings.n)
+        positions: list[LogPosition] = []
+        for response in stub.Read(request):
+            newest.extend(response.entries)
+            positions = list(response.next_positions)
+        is_all = all(begin == extent.begin_offset for begin, extent in zip(begins, found.ranges, strict=True))
+        if len(newest) == settings.n or is_all:
+            break
+        width *= _tail_growth
+    yield from newest
+    if settings.follow:
+        for response in stub.Read(ReadRequest(model=settings.model, positions=positions, follow=True)):
+            yield from response.entries
+
+
+def _explain(error: grpc.RpcError) -> str:
+    """Return an error's code and what it says."""
+    if not isinstance(error, grpc.Call):
+        return str(error)
+    details = error.details() or ""
+    is_nobody = error.code() is grpc.StatusCode.UNAVAILABLE and "failed to connect" in details
+    return "no service answers there" if is_nobody else f"{error.code().name}: {details}"
+
+
+def _fail(message: str) -> int:
+    sys.stderr.write(" ".join(message.split()) + "\n")
+    return 1

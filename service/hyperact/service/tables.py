@@ -1,0 +1,131 @@
+"""What people see of the contract's messages: rich tables, and one line per log entry."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+from hyperact.v1.decision_pb2 import Outcome
+from hyperact.v1.deployment_pb2 import Deployment, GetStatusResponse, ModelStatus, VersionState, VersionStatus
+from hyperact.v1.log_pb2 import GetRangeResponse, LogEntry
+from hyperact.v1.steps import to_key
+
+piped_width = 200
+_style_of_state = {
+    VersionState.VERSION_STATE_SERVING: "green",
+    VersionState.VERSION_STATE_LOADING: "cyan",
+    VersionState.VERSION_STATE_DRAINING: "yellow",
+    VersionState.VERSION_STATE_REFUSED: "red",
+}
+
+
+def make_console() -> Console:
+    """Return a console on standard output; wide where nobody watches, so that no cell is cut."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=piped_width)
+
+
+def status_view(address: str, status: GetStatusResponse) -> RenderableType:
+    """Return readiness, log, and a table of versions per model."""
+    ready = "[green]ready[/]" if status.is_ready else f"[red]not ready: {escape(status.problem)}[/]"
+    log = f"[red]{escape(status.log_problem)}[/]" if status.log_problem else "writable"
+    lines: list[RenderableType] = [
+        f"{address} is {ready}",
+        f"log {log}, {status.num_logged_steps} steps since the start; {status.num_sessions} sessions",
+    ]
+    return Group(*lines, *(_model_view(model) for model in status.models))
+
+
+def _model_view(model: ModelStatus) -> RenderableType:
+    table = Table(title=f"{escape(model.model)} @ {escape(model.alias)}", title_justify="left")
+    for name in ("version", "state", "deployment", "since", "pinned", "steps", "note"):
+        table.add_column(name, justify="right" if name in ("deployment", "pinned", "steps") else "left")
+    for version in model.versions:
+        style = _style_of_state.get(version.state, "")
+        state = VersionState.Name(version.state).removeprefix("VERSION_STATE_").lower()
+        table.add_row(
+            version.version,
+            f"[{style}]{state}[/]" if style else state,
+            str(version.deployment or ""),
+            _local(version.since),
+            str(version.num_pinned_episodes or ""),
+            str(version.num_steps or ""),
+            escape(_note(version)),
+        )
+    body: RenderableType = table if model.versions else f"{escape(model.model)} @ {escape(model.alias)}: no version yet"
+    problem = [f"[red]registry: {escape(model.registry_problem)}[/]"] if model.registry_problem else []
+    return Group(body, *problem)
+
+
+def _note(version: VersionStatus) -> str:
+    if version.problem:
+        return version.problem
+    return f"until {_local(version.drain_deadline)}" if version.HasField("drain_deadline") else ""
+
+
+def deployments_table(model: str, ledger: Sequence[Deployment]) -> Table:
+    """Return the ledger, the newest last."""
+    table = Table(title=f"deployments of {escape(model)}", title_justify="left")
+    for name in ("#", "time", "who", "version", "transitions", "episodes", "mean return", "gates"):
+        table.add_column(name, justify="right" if name in ("#", "transitions", "episodes", "mean return") else "left")
+    for entry in ledger:
+        table.add_row(
+            str(entry.number),
+            _local(entry.time),
+            escape(entry.actor),
+            f"{entry.from_version or '-'} → {entry.to_version}",
+            str(entry.num_transitions or ""),
+            str(entry.num_episodes or ""),
+            f"{entry.mean_return:.4g}" if entry.HasField("mean_return") else "",
+            escape(entry.gate_report),
+        )
+    return table
+
+
+def range_view(found: GetRangeResponse) -> RenderableType:
+    """Return the partitions and the counts."""
+    table = Table(title="partitions", title_justify="left")
+    for name in ("partition", "first offset", "next offset"):
+        table.add_column(name, justify="left" if name == "partition" else "right")
+    for extent in found.ranges:
+        table.add_row(extent.partition, str(extent.begin_offset), str(extent.end_offset))
+    return Group(
+        table,
+        f"{found.num_steps} steps, {found.num_training_steps} of them to learn from; {found.num_reports} reports; "
+        f"{found.num_dropped} dropped",
+    )
+
+
+def entry_line(entry: LogEntry) -> str:
+    """Return one line on an entry, plain text."""
+    if entry.WhichOneof("entry") == "report":
+        report = entry.report
+        parts = [_local(report.time), "report", str(to_key(report.step_id)), _outcome(report.outcome)]
+        return "  ".join(parts)
+    step = entry.step
+    marks = [name for name in ("evaluation", "fallback", "repinned") if getattr(step, name)]
+    parts = [
+        _local(step.time),
+        "step",
+        str(to_key(step.step_id)),
+        f"action {step.action}",
+        f"version {step.version or '-'}",
+        f"propensity {step.propensity:.3g}",
+    ]
+    if step.previous_outcome.HasField("reward"):
+        parts.append(f"previous reward {step.previous_outcome.reward:g}")
+    return "  ".join(parts + marks)
+
+
+def _outcome(outcome: Outcome) -> str:
+    parts = [f"reward {outcome.reward:g}"] if outcome.HasField("reward") else []
+    parts += [name for name in ("terminated", "truncated") if getattr(outcome, name)]
+    return " ".join(parts)
+
+
+def _local(time: Timestamp) -> str:
+    """Return a time of this machine's time zone, to the second."""
+    return datetime.fromtimestamp(time.ToNanoseconds() / 1e9).astimezone().strftime("%Y-%m-%d %H:%M:%S")
