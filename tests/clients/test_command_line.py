@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-from hyperact.command_line import catalogue, main
+from hyperact.command_line import catalogue
+from hyperact.command_line.dispatch import dispatch
+from hyperact.command_line.main import main
 
 names = ("greet", "interrupt", "need", "refuse")
 
@@ -50,7 +52,7 @@ def hyperact(capsys: pytest.CaptureFixture[str]) -> Any:
     """Return a function that runs the command with some arguments."""
 
     def call(*arguments: str) -> Outcome:
-        code = main.main(list(arguments))
+        code = dispatch(list(arguments))
         captured = capsys.readouterr()
         return Outcome(code, captured.out, captured.err)
 
@@ -67,7 +69,7 @@ class TestWhichCommand:
 
     def test_help_imports_no_room(self) -> None:
         """The overview comes at once."""
-        code = "import sys; from hyperact.command_line.main import main; main(['--help']); print(sorted(sys.modules))"
+        code = "import sys; from hyperact.command_line.dispatch import dispatch; dispatch(['--help']); print(sorted(sys.modules))"
 
         modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
@@ -109,6 +111,16 @@ class TestWhichCommand:
         outcome = hyperact("interrupt")
 
         assert (130, "", "") == (outcome.code, outcome.out, outcome.err)
+
+    def test_control_c_while_it_starts_exits_quietly_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Most of a start is imports."""
+
+        def interrupt() -> int:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("hyperact.command_line.dispatch.dispatch", interrupt)
+
+        assert main() == 130
 
     def test_the_exit_code_is_the_commands_own(self, hyperact: Any) -> None:
         """Scripts can rely on it."""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
+from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.spinner import Spinner
@@ -82,8 +83,8 @@ class DemoDisplay:
 
     def table(self, results: Sequence[DeploymentResult]) -> Table:
         """Return results as a table."""
-        table = Table(title=self._title, title_justify="left")
-        headings = ("deployment", "version", "episodes", "mean return", "evaluation", "optimal", "log steps", "seconds")
+        table = Table(title=self._title, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, title_style="bold")
+        headings = ("deployment", "version", "episodes", "return", "evaluation", "optimal", "steps", "seconds")
         for heading in headings:
             table.add_column(heading, justify="right")
         for result in results:
@@ -109,12 +110,12 @@ class DemoDisplay:
         return "bold green" if share == 1.0 else ""
 
     def _line(self, result: DeploymentResult) -> str:
-        share = result.optimal_share(self._threshold)
-        measured = f", evaluation {number(result.evaluation_return)} ({share:.0%} optimal)" if share is not None else ""
-        who = (
-            f"deployment {result.deployment} (version {result.version})" if result.deployment else "no version, uniform"
+        share = result.optimal_share(self._threshold) or 0.0
+        num_training = sum(one.num_episodes for one in self._results)
+        return (
+            f"deployment {result.deployment} (version {result.version}): evaluation return "
+            f"{number(result.evaluation_return)}, {share:.0%} optimal, after {num_training} training episodes"
         )
-        return f"{who}{measured}; {result.total_steps} steps of ended episodes in the log"
 
     def _render(self) -> RenderableType:
         rows: list[RenderableType] = [self.table(self._results[-max_rows_shown:]), self._now]

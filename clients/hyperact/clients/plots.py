@@ -33,6 +33,7 @@ def plot_returns(path: Path, title: str, episodes: Sequence[EndedEpisode], optim
         if optimal_return is not None:
             one.axhline(optimal_return, color=optimal_colour, linestyle=":", linewidth=1.2, label="optimal")
         one.grid(alpha=0.25)
+        one.set_axisbelow(True)
         one.spines[["top", "right"]].set_visible(False)
         one.legend(frameon=False, fontsize="small", loc="best")
     path.parent.mkdir(parents=True, exist_ok=True)

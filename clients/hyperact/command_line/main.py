@@ -1,93 +1,13 @@
-"""The entry of `hyperact`: which command, with which settings, and what becomes of its failures.
+"""The entry of `hyperact`. It imports next to nothing, so that a Ctrl-C finds us ready for it almost at once."""
 
-Exit codes: the command's own; 2 for a wrong command, flag or setting; 3 for a missing extra; 130 after Ctrl-C.
-"""
-
-import os
-import sys
-from collections.abc import Mapping
-from importlib.metadata import version
-from textwrap import TextWrapper
-
-from hyperact.command_line import catalogue
-from hyperact.command_line.settings import SettingsError, load_settings, nearest
-from hyperact.command_line.toml import to_toml
-
-wrong_usage, missing_extra, interrupted, broken_pipe = 2, 3, 130, 141
+interrupted = 130
 
 
-def main(arguments: list[str] | None = None, environment: Mapping[str, str] | None = None) -> int:
-    """Run one command and return its exit code."""
-    given = sys.argv[1:] if arguments is None else arguments
-    commands = catalogue.list_commands()
-    if not given or given[0] in ("-h", "--help", "help"):
-        print(overview(commands))
-        return 0 if given else wrong_usage
-    if given[0] in ("-V", "--version"):
-        print(f"hyperact {version('hyperact')}")
-        return 0
-    name = given[0]
-    if name not in commands:
-        return fail(
-            f"hyperact: no command {name!r}{nearest(name, commands)}; `hyperact --help` lists them", wrong_usage
-        )
-    return run(commands[name], given[1:], os.environ if environment is None else environment, commands)
-
-
-def run(
-    command: catalogue.Command,
-    arguments: list[str],
-    environment: Mapping[str, str],
-    commands: Mapping[str, catalogue.Command],
-) -> int:
-    """Load a command, read its settings, call it; turn what cannot go on into one line and an exit code."""
-    label = f"hyperact {command.name}"
+def main() -> int:
+    """Run what the command line says and return the exit code; 130 after Ctrl-C, quietly."""
     try:
-        function = command.load()
-        known = {other.name: other.field_names for other in commands.values()}
-        loaded = load_settings(catalogue.settings_class(function), command.name, arguments, environment, known)
-        if loaded.print_config:
-            print(to_toml(command.name, loaded.settings), end="")
-            return 0
-        return function(loaded.settings)
-    except SettingsError as error:
-        return fail(f"{label}: {error}", wrong_usage)
-    except ModuleNotFoundError as error:
-        library = (error.name or "").partition(".")[0]
-        if library in ("", "hyperact"):
-            raise
-        return fail(f"{label} needs {library}: pip install 'hyperact[{command.extra}]'", missing_extra)
+        from hyperact.command_line.dispatch import dispatch
+
+        return dispatch()
     except KeyboardInterrupt:
         return interrupted
-    except BrokenPipeError:
-        # Whoever read our output has gone (`… | head`). Python would complain once more while it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return broken_pipe
-
-
-def fail(line: str, code: int) -> int:
-    """Print one line on standard error and return the exit code."""
-    print(line, file=sys.stderr)
-    return code
-
-
-def overview(commands: Mapping[str, catalogue.Command]) -> str:
-    """Return the help that lists every command."""
-    width = max(map(len, commands), default=0)
-    wrapper = TextWrapper(width=100, subsequent_indent=" " * (width + 4))
-    lines = [wrapper.fill(f"  {name:{width}}  {command.help}") for name, command in commands.items()]
-    return "\n".join(
-        [
-            "usage: hyperact COMMAND [--flags]",
-            "",
-            "A decision service for online agents: act, log, retrain, promote.",
-            "",
-            *lines,
-            "",
-            "hyperact COMMAND --help tells a command's flags. Settings: flags over HYPERACT_* over hyperact.toml.",
-        ]
-    )
-
-
-if __name__ == "__main__":
-    sys.exit(main())
