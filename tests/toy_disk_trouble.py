@@ -15,11 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from toy_steps import toy_step
 
 from hyperact.service.errors import DecisionError
 from hyperact.service.log_reader import LogReader
 from hyperact.service.step_log import Durability, StepLog
+from toy_steps import toy_step
 
 _, trouble, directory_name = sys.argv
 disk = Path(directory_name) / "disk"

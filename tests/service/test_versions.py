@@ -355,8 +355,17 @@ class TestVersionsAtFault:
         await versions.look()
         assert {"1": "REFUSED"} == states(versions)
 
-        shutil.rmtree(world.data_dir / "versions")
         await versions.look(is_forced=True)
+        assert {"1": "SERVING"} == states(versions)
+
+    async def test_a_damaged_copy_in_the_cache_is_downloaded_again(self, world: World) -> None:
+        """A disk's error is not the version's fault: a restart mends it."""
+        world.register("champion")
+        await world.started()
+        (world.data_dir / "versions" / "default" / "1" / "model.onnx").write_bytes(b"rot")
+
+        versions = await world.started()
+
         assert {"1": "SERVING"} == states(versions)
 
     async def test_a_refusal_ends_when_the_alias_moves_on(self, world: World) -> None:

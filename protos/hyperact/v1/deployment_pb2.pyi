@@ -183,7 +183,7 @@ class ModelStatus(_message.Message):
     alias: _builtins.str
     """The alias that is followed."""
     registry_problem: _builtins.str
-    """Why the registry could not be read at the last poll; empty if it could."""
+    """What was wrong at the last poll: the registry could not be read, or the alias is gone; empty if nothing."""
     @_builtins.property
     def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___VersionStatus]:
         """Versions serving, loading, draining or refused; refused ones until the alias moves on."""

@@ -192,7 +192,7 @@ class GetRangeResponse(_message.Message):
     num_reports: _builtins.int
     """Reports in all partitions."""
     num_dropped: _builtins.int
-    """Steps that were answered and then dropped at durability level `memory`, since the service started."""
+    """Steps and reports that were acknowledged and then dropped at durability level `memory`, since the service started."""
     @_builtins.property
     def ranges(self) -> _containers.RepeatedCompositeFieldContainer[_model_pb2.LogRange]:
         """One per partition."""

@@ -187,12 +187,17 @@ class ModelVersions:
         return None, 0.0
 
     async def _look_for_obtain(self) -> None:
-        """Look at the registry for a token of a version unknown here: another replica may have been quicker."""
+        """Read the ledger for a token of a version unknown here: another replica may have been quicker.
+
+        Only the ledger, for bringing up what the alias names may take long.
+        """
         now = self._options.now()
         if now - self._obtain_look_time >= obtain_look_period_seconds:
             self._obtain_look_time = now
             with contextlib.suppress(RegistryUnavailableError):
-                await self.look()
+                view = await self._options.repository.look(self.model)
+                if view.identity == self._view.identity:
+                    self._view = view
 
     async def _load_again(self, version: str, entry: Deployment, deadline: float) -> None:
         try:

@@ -13,10 +13,11 @@ Rules:
 
 import asyncio
 import contextlib
+import fcntl
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -36,6 +37,7 @@ from hyperact.v1.errors import FieldError
 logger = logging.getLogger(__name__)
 max_manifest_bytes = 16 << 20
 max_hanging_calls = 8
+_sqlite_prefix = "sqlite:///"
 _not_found = "RESOURCE_DOES_NOT_EXIST"
 _Result = TypeVar("_Result")
 _process_settings = {
@@ -92,6 +94,8 @@ class Repository:
         self._download_seconds = download_seconds
         self._num_calls = 0
         self._lock = threading.Lock()
+        self._making_store = threading.Lock()
+        self._has_store = False
         for name, value in _process_settings.items():
             os.environ.setdefault(name, value)
 
@@ -160,7 +164,13 @@ class Repository:
     # Below: blocking.
 
     def _client(self) -> MlflowClient:
-        return MlflowClient(tracking_uri=self.tracking_uri, registry_uri=self.tracking_uri)
+        with self._making_store:
+            if self._has_store:
+                return MlflowClient(tracking_uri=self.tracking_uri, registry_uri=self.tracking_uri)
+            with _store_lock(self.tracking_uri):
+                client = MlflowClient(tracking_uri=self.tracking_uri, registry_uri=self.tracking_uri)
+            self._has_store = True
+            return client
 
     def _look(self, model: str) -> RegistryView:
         try:
@@ -235,8 +245,8 @@ def _download_file(store: Any, sizes: dict[str, int | None], name: str, max_byte
         path = Path(store.download_artifacts(name, dst_path=str(directory)))
     except MlflowException as error:
         _refuse_if_missing(error, f"{name} is not to be had")
-    if path.resolve() != (directory / name).resolve() or path.stat().st_size > max_bytes:
-        raise VersionRefusedError("TOO_LARGE", f"{name} is not what the store promised")
+    if path.stat().st_size != num_bytes:
+        raise RegistryUnavailableError(f"{name} came with {path.stat().st_size} of {num_bytes} bytes")
 
 
 def _names(sizes: dict[str, int | None]) -> str:
@@ -253,6 +263,22 @@ def _refuse_if_missing(error: MlflowException, message: str) -> NoReturn:
 def _first_line(error: Exception) -> str:
     """Return an error's class and what it says, short enough for a log line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+@contextlib.contextmanager
+def _store_lock(tracking_uri: str) -> Iterator[None]:
+    """Let one process at a time make an SQLite store: two that migrate an empty database at once spoil it.
+
+    The trainer takes the same file, beside the database.
+    """
+    if not tracking_uri.startswith(_sqlite_prefix):
+        yield
+        return
+    lock_file = Path(tracking_uri.removeprefix(_sqlite_prefix)).with_suffix(".lock")
+    lock_file.parent.mkdir(parents=True, exist_ok=True)
+    with lock_file.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _settle(future: "asyncio.Future[Any]", result: Any, error: Exception | None) -> None:

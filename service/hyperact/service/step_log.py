@@ -89,7 +89,7 @@ class StepLog:
         self.num_queued = 0
         self._problem: DecisionError | None = None
         self._is_closing = False
-        self._commit_waiters: list[asyncio.Future[None]] = []
+        self._commit_waiters: set[asyncio.Future[None]] = set()
         self._queue: queue.SimpleQueue[_Group | None] = queue.SimpleQueue()
         self._note_problem(self._find_problem())
         self._thread = threading.Thread(target=self._run, name=f"step-log-{worker}", daemon=True)
@@ -140,8 +140,11 @@ class StepLog:
         """Return when there were other than `num_commits` commits."""
         if self.num_commits == num_commits:
             waiter = asyncio.get_running_loop().create_future()
-            self._commit_waiters.append(waiter)
-            await waiter
+            self._commit_waiters.add(waiter)
+            try:
+                await waiter
+            finally:
+                self._commit_waiters.discard(waiter)
 
     async def close(self) -> None:
         """Commit what is queued and let the partition go."""
@@ -290,8 +293,7 @@ class StepLog:
                 group.acknowledged.set_exception(_copy(result))
             else:
                 group.acknowledged.set_result(result)
-        waiters, self._commit_waiters = self._commit_waiters, []
-        for waiter in waiters:
+        for waiter in self._commit_waiters:
             if not waiter.done():
                 waiter.set_result(None)
 

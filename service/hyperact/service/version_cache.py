@@ -18,7 +18,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Collection, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
@@ -29,10 +29,14 @@ _scratch_prefix = ".scratch-"
 
 @dataclass(frozen=True, slots=True)
 class CachedVersion:
-    """A version's folder, and the registry's words for what it is."""
+    """A version's folder, and the registry's words for what it is.
+
+    `is_new` tells a folder that was just filled from one that was found.
+    """
 
     directory: Path
     origin: str
+    is_new: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +87,11 @@ class VersionCache:
             present = self.find(model, version)
             if present is None or present.origin != origin:
                 raise
-        return CachedVersion(target, origin)
+        return CachedVersion(target, origin, is_new=True)
+
+    def discard(self, cached: CachedVersion) -> None:
+        """Remove a folder that turned out to be of no use."""
+        self._remove(cached.directory)
 
     def prune(self, model: str, keep: Collection[str], unused_since: float) -> list[str]:
         """Remove versions that are not to be kept and were last used before a Unix time; return them."""

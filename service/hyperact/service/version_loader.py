@@ -1,16 +1,22 @@
-"""From a version's number to a hypermodel that has answered: download, load, warm up, all off the event loop."""
+"""From a version's number to a hypermodel that has answered: download, load, warm up, all off the event loop.
+
+A copy in the cache that does not load is thrown away and downloaded once more: disks err too. A copy that was just
+downloaded is the version's own fault. While the registry is away nothing is thrown away.
+"""
 
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from hyperact.service.errors import RegistryUnavailableError, VersionRefusedError
 from hyperact.service.hypermodel import Hypermodel
 from hyperact.service.repository import Repository
 from hyperact.service.version_cache import CachedVersion
+
+_Result = TypeVar("_Result")
 
 
 class Loader(Protocol):
@@ -78,10 +84,16 @@ class VersionLoader:
 
     async def _load(self, version: str) -> Fresh:
         try:
-            cached, is_verified = await self._fetch(version)
-            loop = asyncio.get_running_loop()
-            hypermodel = await loop.run_in_executor(self._executor, self._load_and_warm, cached.directory)
-            return Fresh(hypermodel, cached.origin, is_verified)
+            while True:
+                cached, is_verified = await self._fetch(version)
+                try:
+                    hypermodel = await self._in_executor(self._load_and_warm, cached.directory)
+                    return Fresh(hypermodel, cached.origin, is_verified)
+                except VersionRefusedError:
+                    if is_verified:
+                        await self._in_executor(self._repository.cache.discard, cached)
+                    if cached.is_new or not is_verified:
+                        raise
         finally:
             del self._tasks[version], self.loading_since[version]
 
@@ -89,8 +101,7 @@ class VersionLoader:
         try:
             return await self._repository.fetch(self._model, version), True
         except RegistryUnavailableError:
-            loop = asyncio.get_running_loop()
-            cached = await loop.run_in_executor(self._executor, self._repository.cache.find, self._model, version)
+            cached = await self._in_executor(self._repository.cache.find, self._model, version)
             if cached is None:
                 raise
             return cached, False
@@ -104,3 +115,6 @@ class VersionLoader:
         except Exception as error:  # a version must not be able to end the task that follows the registry
             raise VersionRefusedError("LOAD_FAILED", f"{type(error).__name__}: {error}") from error
         return hypermodel
+
+    async def _in_executor(self, function: Callable[..., _Result], *args: Any) -> _Result:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, function, *args)
