@@ -1,14 +1,14 @@
 """A policy for a plain Gymnasium loop: `policy(observation)` gives the action, `policy.observe` tells what followed.
 
-    environment = gymnasium.make("hyperact.clients.deep_sea:hyperact/DeepSea-v0", size=10)
-    with connect("127.0.0.1:50051", session="diver-1") as policy:
-        for episode in range(100):
-            observation, _ = environment.reset()
-            is_over = False
-            while not is_over:
-                observation, reward, terminated, truncated, _ = environment.step(policy(observation))
-                is_over = policy.observe(observation, reward, terminated, truncated)
-            print(episode, policy.deployment, policy.episode_return)
+environment = gymnasium.make("hyperact.clients.deep_sea:hyperact/DeepSea-v0", size=10)
+with connect("127.0.0.1:50051", session="diver-1") as policy:
+    for episode in range(100):
+        observation, _ = environment.reset()
+        is_over = False
+        while not is_over:
+            observation, reward, terminated, truncated, _ = environment.step(policy(observation))
+            is_over = policy.observe(observation, reward, terminated, truncated)
+        print(episode, policy.deployment, policy.episode_return)
 """
 
 from collections.abc import Iterator
