@@ -157,6 +157,7 @@ class DataPlane:
             flight=flight,
             step=flight.step,
             observation=observation,
+            checker=serving.lane.checker,
             action_mask=request.action_mask,
             wants_posterior=request.want_posterior,
             begun=now,

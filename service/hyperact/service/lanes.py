@@ -105,7 +105,7 @@ class VersionLane:
     def decide(self, rows: Sequence[Question]) -> "list[Decided | DecisionError]":
         """Decide every row. A row that the model fails on, or answers with no finite numbers, fails alone."""
         try:
-            coefficients = self.hypermodel.coefficients(np.stack([row.observation for row in rows]))
+            coefficients = self.hypermodel.coefficients(_stack([row.observation for row in rows]))
         except Exception as error:  # noqa: BLE001 - the runtime raises classes of its own making
             if len(rows) > 1:
                 return [self.decide([row])[0] for row in rows]
@@ -121,7 +121,7 @@ class VersionLane:
 
     def _decide(self, rows: Sequence[Question], coefficients: Float32s) -> list[Decided]:
         masks = decision.to_masks([row.action_mask for row in rows], self.num_actions)
-        indices = np.stack([row.index for row in rows])
+        indices = _stack([row.index for row in rows])
         tie_break: Callable[[int], float] = lambda row: derive_tie_break(self.key, rows[row].step)  # noqa: E731
         decisions = decision.decide(coefficients, indices, masks, self._reference, tie_break)
         posteriors = self._posteriors(rows, coefficients, masks)
@@ -148,3 +148,9 @@ class VersionLane:
         return UnavailableError(
             f"version {self.version} cannot decide this observation: {problem}", reason="BAD_OUTPUT"
         )
+
+
+def _stack(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Return contiguous arrays of one shape and dtype as the rows of one: np.stack, but faster on small ones."""
+    first = arrays[0]
+    return np.frombuffer(b"".join(array.data for array in arrays), first.dtype).reshape(len(arrays), *first.shape)

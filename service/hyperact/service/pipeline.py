@@ -131,7 +131,7 @@ class Pipeline:
             return
         active = self.lanes.open(row.versions, loaded)
         lane = active.lane
-        if lane.checker is not None:
+        if lane.checker is not None and lane.checker is not row.checker:
             try:
                 row.observation = requests.read_observation(row.request.observation, lane.checker)
                 requests.check_mask(row.action_mask, lane.num_actions)
@@ -143,12 +143,14 @@ class Pipeline:
         if loaded is not None:
             row.deployment = deployment or loaded.deployment
             row.segment = lane.rhythm.segment_of(row.step, row.flight.segment_before)
-            row.index = self._indices(row.step._replace(number=0), row.segment, lane.index_dim, lane.distribution)
+            row.index = self._indices(row.step[:4], row.segment, lane.index_dim, lane.distribution)
         self._sessions.assign(row.flight, lane.version)
         active.batcher.add(row)
 
-    def _derive_index(self, step: StepKey, segment: int, index_dim: int, distribution: Any) -> Float32s:
-        return derive_index(self._keys.index, step, segment, index_dim, distribution)
+    def _derive_index(
+        self, episode: tuple[str, str, str, int], segment: int, index_dim: int, distribution: Any
+    ) -> Float32s:
+        return derive_index(self._keys.index, StepKey(*episode, 0), segment, index_dim, distribution)
 
     # From the batch to the answers.
 

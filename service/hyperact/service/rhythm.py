@@ -6,6 +6,11 @@ from hyperact.v1.indices import is_segment_start
 from hyperact.v1.model_pb2 import AgentKind, IndexSchedule, ModelSpec
 from hyperact.v1.steps import StepKey
 
+# Looked up once: a protobuf enum's name costs more than the rest of a question.
+_every_step = IndexSchedule.INDEX_SCHEDULE_STEP
+_geometric = IndexSchedule.INDEX_SCHEDULE_GEOMETRIC
+_per_episode = IndexSchedule.INDEX_SCHEDULE_EPISODE
+
 
 @dataclass(frozen=True, slots=True)
 class Rhythm:
@@ -22,7 +27,7 @@ class Rhythm:
     discount: float = 0.0
     is_one_shot: bool = False
     is_continuing: bool = False
-    schedule: "IndexSchedule.ValueType" = IndexSchedule.INDEX_SCHEDULE_EPISODE
+    schedule: "IndexSchedule.ValueType" = _per_episode
 
     def is_pin_start(self, step: StepKey) -> bool:
         """Tell whether the step may be decided by another version than the one before."""
@@ -30,9 +35,9 @@ class Rhythm:
 
     def is_index_start(self, step: StepKey) -> bool:
         """Tell whether a new index is drawn at the step."""
-        if step.number == 0 or self.schedule == IndexSchedule.INDEX_SCHEDULE_STEP:
+        if step.number == 0 or self.schedule == _every_step:
             return True
-        is_geometric = self.is_continuing or self.schedule == IndexSchedule.INDEX_SCHEDULE_GEOMETRIC
+        is_geometric = self.is_continuing or self.schedule == _geometric
         return is_geometric and is_segment_start(self.key, step, self.discount)
 
     def segment_of(self, step: StepKey, segment_before: int | None) -> int:
@@ -45,7 +50,7 @@ class Rhythm:
             return step.number
         if segment_before is not None:
             return segment_before
-        if not self.is_continuing and self.schedule == IndexSchedule.INDEX_SCHEDULE_EPISODE:
+        if not self.is_continuing and self.schedule == _per_episode:
             return 0
         earlier = (
             number for number in range(step.number - 1, 0, -1) if self.is_index_start(step._replace(number=number))

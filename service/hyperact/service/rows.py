@@ -14,6 +14,7 @@ from hyperact.service.sessions import Flight
 from hyperact.v1.decision_pb2 import ActRequest, ActResponse
 from hyperact.v1.indices import Float32s
 from hyperact.v1.steps import StepKey
+from hyperact.v1.tensors import TensorChecker
 
 Answer = ActResponse | DecisionError
 
@@ -54,6 +55,7 @@ class Row:
     Attributes:
         begun: when the request came, in the event loop's monotonic seconds.
         waiting: whom to answer, and at which place; empty once the row is answered.
+        checker: what the observation was checked with.
         lane: what decides it; None until that is found.
     """
 
@@ -61,6 +63,7 @@ class Row:
     flight: Flight
     step: StepKey
     observation: NDArray[Any]
+    checker: TensorChecker | None
     action_mask: bytes
     wants_posterior: bool
     begun: float
