@@ -103,8 +103,12 @@ def write_version(
 
 
 def check_parity(hypermodel: Hypermodel, graph: bytes, observations: Observations) -> None:
-    """Raise ParityError unless torch and ONNX Runtime agree on [N, *shape], in batches of 1, 2, 7 and N."""
+    """Raise ParityError unless torch and ONNX Runtime agree on [N, *shape], in batches of 1, 2, 7 and N + 1.
+
+    A blank observation goes first: constant ones are where normalisations fail.
+    """
     session = OnnxGraph(graph)
+    observations = np.concatenate([np.zeros_like(observations[:1]), observations])
     for size in (*golden_batch_sizes, len(observations)):
         batch = np.resize(observations, (size, *observations.shape[1:]))
         with torch.no_grad():

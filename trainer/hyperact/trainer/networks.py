@@ -88,7 +88,8 @@ def min_max(features: Tensor) -> Tensor:
     """Scale each row to [0, 1]; a constant row becomes zeros."""
     low = features.amin(1, keepdim=True)
     high = features.amax(1, keepdim=True)
-    return (features - low) / (high - low + _min_range)
+    # A floor and no summand: graph optimisers take a summand of 1e-8 for zero and leave 0/0.
+    return (features - low) / (high - low).clamp(min=_min_range)
 
 
 def _num_conv_features(observation: TensorSpec) -> int:
