@@ -69,7 +69,10 @@ class TestWhichCommand:
 
     def test_help_imports_no_room(self) -> None:
         """The overview comes at once."""
-        code = "import sys; from hyperact.command_line.dispatch import dispatch; dispatch(['--help']); print(sorted(sys.modules))"
+        code = (
+            "import sys; from hyperact.command_line.dispatch import dispatch; "
+            "dispatch(['--help']); print(sorted(sys.modules))"
+        )
 
         modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 

@@ -5,6 +5,7 @@ between a start and its record. Children are in sessions of their own, so a term
 """
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from typing import Self
 
 watch_seconds = 0.1
 tail_bytes = 4096
+time_stamp = re.compile(r"^\S+T\S+Z ")
 
 
 @dataclass
@@ -31,18 +33,19 @@ class Child:
     problem: str = field(default="")
 
     def last_line(self) -> str:
-        """Return the last line of its output; empty if there is none."""
+        """Return the last line of its output without its time; empty if there is none."""
         try:
             with self.log_file.open("rb") as file:
                 file.seek(max(self.log_file.stat().st_size - tail_bytes, 0))
                 lines = file.read().decode(errors="replace").splitlines()
         except OSError:
             return ""
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return time_stamp.sub("", last)
 
 
 class Children:
-    """Programs of `hyperact` that run as long as the context is open.
+    """Programs that run as long as the context is open.
 
     A child that dies is started again, at most `max_restarts` times; after that `check` raises.
 
@@ -72,7 +75,11 @@ class Children:
 
     def start(self, name: str, command: Sequence[str], log_file: Path) -> Child:
         """Start `hyperact COMMAND…` soon and keep it running; its output is appended to a file."""
-        child = Child(name, [sys.executable, "-m", "hyperact.clients.child", *command], log_file)
+        return self.start_program(name, [sys.executable, "-m", "hyperact.clients.child", *command], log_file)
+
+    def start_program(self, name: str, arguments: Sequence[str], log_file: Path) -> Child:
+        """As `start`, for any program."""
+        child = Child(name, arguments, log_file)
         self._wanted.append(child)
         return child
 

@@ -15,6 +15,7 @@ import grpc
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from grpc_status import rpc_status
 
+from hyperact.clients.session_memory import Decision
 from hyperact.v1.decision_pb2 import ActError
 
 
@@ -101,7 +102,7 @@ class BatchError(Exception):
         decisions: one per row, None where there is an error or where the row took no part.
     """
 
-    def __init__(self, errors: dict[int, ClientError], decisions: list[object | None]) -> None:
+    def __init__(self, errors: dict[int, ClientError], decisions: list[Decision | None]) -> None:
         row, first = next(iter(sorted(errors.items())))
         super().__init__(f"{len(errors)} of {len(decisions)} rows failed; row {row}: {first}")
         self.errors = errors
