@@ -1,7 +1,7 @@
 """What a trainer remembers over its own death: the learner's state and the stretch of the log that it covers.
 
-It is one file, an .npz without pickles: the learner's arrays, and one array "trainer" with the JSON of everything else. It
-is replaced in one rename, so it is always whole.
+It is one file, an .npz without pickles: the learner's arrays, and one array "trainer" with the JSON of everything
+else. It is replaced in one rename, so it is always whole.
 """
 
 import fcntl

@@ -27,7 +27,7 @@ import structlog
 from hyperact.trainer.births import make_learner, parameters, spec_of_state
 from hyperact.trainer.checkpoints import Checkpoints, RoundRecord, TrainerState
 from hyperact.trainer.curves import Curves, names
-from hyperact.trainer.export import Lineage
+from hyperact.trainer.export import Lineage, to_onnx
 from hyperact.trainer.ingest import (
     Extent,
     Ingest,
@@ -140,6 +140,8 @@ class Retrainer:
     def run(self) -> int:
         """Learn until stopped or until enough versions were made; return how many were. Raises LogLostError."""
         num_versions = 0
+        # The first export is slow, for it imports much: better now than when a version is waited for.
+        to_onnx(self._learner.hypermodel, self._learner.spec)
         try:
             self._rebuild()
             while not self._options.max_versions or num_versions < self._options.max_versions:

@@ -99,11 +99,11 @@ class Tracking:
     def _client(self) -> "MlflowClient":
         for name, value in _process_settings.items():
             os.environ.setdefault(name, value)
+        from mlflow import MlflowClient
+
         # A store that is being made has much to say.
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         logging.getLogger("alembic").setLevel(logging.WARNING)
-        from mlflow import MlflowClient
-
         with self._store_lock():
             client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
             client.search_experiments(max_results=1)
