@@ -166,4 +166,6 @@ def _check_ports(side: str, ports: Sequence[Any], name: str, element_type: str, 
             isinstance(found, int) and found != expected for found, expected in zip(port.shape[1:], shape, strict=True)
         )
     ):
-        raise VersionRefusedError("WRONG_SPEC", f"expected {side} {name} of shape [B, *{shape}], got {port.shape}")
+        raise VersionRefusedError(
+            "WRONG_SPEC", f"expected {side} {name} of shape {['batch', *shape]}, got {port.shape}"
+        )

@@ -1,0 +1,88 @@
+"""Batches: when they close."""
+
+import asyncio
+
+import pytest
+
+from hyperact.service.batching import Batcher
+
+
+def make(max_rows: int = 4, wait_seconds: float = 5.0, max_calls: int = 0) -> tuple[Batcher[int], list[list[int]]]:
+    """Return a batcher and the batches that it closed so far."""
+    batches: list[list[int]] = []
+    return Batcher(batches.append, max_rows=max_rows, wait_seconds=wait_seconds, max_calls=max_calls), batches
+
+
+async def turn(num_turns: int = 10) -> None:
+    """Let the event loop turn."""
+    for _ in range(num_turns):
+        await asyncio.sleep(0)
+
+
+async def test_rows_of_one_turn_share_a_batch() -> None:
+    """What arrives together is decided together, as soon as nothing else is waiting."""
+    batcher, batches = make()
+
+    for row in range(3):
+        batcher.add(row)
+    assert [] == batches
+    await turn()
+
+    assert [[0, 1, 2]] == batches
+    assert batcher.is_idle
+
+
+async def test_a_full_batch_closes_at_once() -> None:
+    """No row waits for mates that would not fit."""
+    batcher, batches = make(max_rows=4)
+
+    for row in range(9):
+        batcher.add(row)
+
+    assert [[0, 1, 2, 3], [4, 5, 6, 7]] == batches
+    await turn()
+    assert [8] == batches[2]
+
+
+async def test_a_batch_stays_open_while_rows_keep_coming() -> None:
+    """Two idle turns close it; a steady trickle does not."""
+    batcher, batches = make(max_rows=100)
+
+    for row in range(20):
+        batcher.add(row)
+        await turn(1)
+    assert [] == batches
+    await turn()
+
+    assert [list(range(20))] == batches
+
+
+async def test_the_deadline_closes_it_under_a_trickle() -> None:
+    """Latency is bounded whatever else comes."""
+    batcher, batches = make(max_rows=10_000, wait_seconds=0.0)
+
+    for row in range(20):
+        batcher.add(row)
+        await turn(1)
+
+    assert len(batches) > 1
+
+
+@pytest.mark.parametrize("max_calls", [1, 3])
+async def test_the_next_batch_gathers_while_calls_run(max_calls: int) -> None:
+    """With as many calls running as there are threads, rows wait together and go together."""
+    batcher, batches = make(max_rows=4, max_calls=max_calls)
+    for row in range(max_calls):
+        batcher.add(row)
+        await turn()
+
+    for row in range(100, 106):
+        batcher.add(row)
+    await turn()
+    assert max_calls == len(batches)
+    assert 6 == batcher.num_waiting
+    batcher.finished()
+
+    assert [100, 101, 102, 103] == batches[-1]
+    batcher.finished()
+    assert [104, 105] == batches[-1]
