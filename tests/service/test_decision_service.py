@@ -329,6 +329,17 @@ class TestBadInput:
         assert ["first", "last"] == [response.results[n].response.step_id.session for n in (0, -1)]
         assert {"first", "last"} == {step.step_id.session for step in await service.steps()}
 
+    async def test_an_observation_that_overflows_the_model_fails_alone(self, service: RunningWorker) -> None:
+        """Finite going in, infinite coming out: that row has no answer, and its mates have theirs."""
+        huge = make_request("huge", observation=to_tensor(np.full(3, 3e38, np.float32)))
+        batch = [make_request("first"), huge, make_request("last", 1)]
+
+        results = (await service.decision.ActBatch(ActBatchRequest(requests=batch))).results
+
+        assert ["response", "error", "response"] == [result.WhichOneof("result") for result in results]
+        assert "BAD_OUTPUT" == results[1].error.reason
+        assert {"first", "last"} == {step.step_id.session for step in await service.steps()}
+
     async def test_a_token_of_another_service_is_refused(self, service: RunningWorker, tmp_path: Path) -> None:
         """A key that this service does not hold signs nothing here."""
         registry_with_version(tmp_path / "other")
