@@ -9,18 +9,25 @@ import pytest
 from gymnasium import spaces
 
 from hyperact.clients.games import (
+    Game,
     UnplayableError,
     check_model,
     check_spaces,
     deep_sea_id,
     make_environments,
-    resolve_name,
+    resolve_game,
+    video_file,
 )
 from hyperact.v1.decision_pb2 import GetSpecResponse
 from hyperact.v1.model_pb2 import ActionSpec, DiscreteActions, ModelSpec
 from hyperact.v1.tensors import make_spec
 
 options: dict[str, Any] = {"size": 5, "mapping_seed": 3, "game": "Pong", "training": True}
+
+
+def game(name: str, arguments: dict[str, Any] | None = None) -> Game:
+    """Return a game by its name."""
+    return resolve_game(name, arguments or {}, **options)
 
 
 class Blind(gymnasium.Env[Any, Any]):
@@ -35,15 +42,15 @@ class TestNames:
     @pytest.mark.parametrize(
         ("name", "expected"),
         [
-            ("deepsea", (deep_sea_id, {"size": 5, "mapping_seed": 3})),
-            ("atari", ("hyperact.clients.atari:hyperact/Pong-v5", {"training": True})),
-            ("ALE/Freeway-v5", ("hyperact.clients.atari:hyperact/Freeway-v5", {"training": True})),
-            ("CartPole-v1", ("CartPole-v1", {})),
+            ("deepsea", (deep_sea_id, {"size": 5, "mapping_seed": 3}, "DeepSea-5")),
+            ("atari", ("hyperact.clients.atari:hyperact/Pong-v5", {"training": True}, "ALE/Pong-v5")),
+            ("ALE/Freeway-v5", ("hyperact.clients.atari:hyperact/Freeway-v5", {"training": True}, "ALE/Freeway-v5")),
+            ("CartPole-v1", ("CartPole-v1", {}, "CartPole-v1")),
         ],
     )
-    def test_short_names_stand_for_ids(self, name: str, expected: tuple[str, dict[str, Any]]) -> None:
+    def test_short_names_stand_for_ids(self, name: str, expected: tuple[str, dict[str, Any], str]) -> None:
         """Whatever else is taken for Gymnasium's own."""
-        assert expected == resolve_name(name, **options)
+        assert expected == resolve_game(name, {}, **options)[:3]
 
     @pytest.mark.parametrize(
         "name", ["NoSuchGame-v0", "no_such_module:Game-v0", "hyperact.clients.atari:hyperact/No-v5"]
@@ -51,12 +58,12 @@ class TestNames:
     def test_what_is_not_there_is_named(self, name: str) -> None:
         """With Gymnasium's reason."""
         with pytest.raises(UnplayableError, match="cannot be made"):
-            make_environments(name, {}, 1)
+            make_environments(game(name), 1)
 
     def test_a_wrong_argument_is_told(self) -> None:
         """Not a traceback."""
         with pytest.raises(UnplayableError, match="siez"):
-            make_environments(deep_sea_id, {"siez": 3}, 1)
+            make_environments(game("deepsea", {"siez": 3}), 1)
 
 
 class TestSpaces:
@@ -67,7 +74,7 @@ class TestSpaces:
     def test_only_boxes_and_discrete_actions(self, name: str, complaint: str) -> None:
         """The message says what there is instead."""
         with pytest.raises(UnplayableError, match=complaint):
-            make_environments(name, {}, 1)
+            make_environments(game(name), 1)
 
     @pytest.mark.parametrize(
         ("observation", "action", "complaint"),
@@ -86,17 +93,17 @@ class TestSpaces:
         gymnasium.register("test/Blind-v0", entry_point=lambda **_: Blind())
 
         with pytest.raises(UnplayableError, match="no render mode rgb_array"):
-            make_environments("test/Blind-v0", {}, 1, tmp_path / "videos")
+            make_environments(game("test/Blind-v0"), 1, tmp_path / "videos" / "blind")
 
     def test_the_first_ones_episodes_are_recorded(self, tmp_path: Path) -> None:
         """As videos in the folder."""
-        environments = make_environments(deep_sea_id, {"size": 3}, 2, tmp_path / "videos")
+        environments = make_environments(game("deepsea", {"size": 3}), 2, tmp_path / "videos" / "diver")
         environments.reset(seed=0)
         for _ in range(3):
             environments.step(np.zeros(2, np.int64))
         environments.close()
 
-        assert list((tmp_path / "videos").glob("*.mp4"))
+        assert video_file(tmp_path / "videos" / "diver", 0).exists()
 
 
 class TestModels:
@@ -111,9 +118,9 @@ class TestModels:
     @staticmethod
     def check(answer: GetSpecResponse) -> None:
         """Check it against DeepSea-5."""
-        environments = make_environments(deep_sea_id, {"size": 5}, 1)
+        environments = make_environments(game("deepsea"), 1)
         try:
-            check_model("deepsea", environments, answer)
+            check_model(game("deepsea"), environments, answer)
         finally:
             environments.close()
 
@@ -124,9 +131,9 @@ class TestModels:
     @pytest.mark.parametrize(
         ("spec", "complaint"),
         [
-            ({"shape": (6, 6)}, r"observes uint8 \[6, 6\], and deepsea shows uint8 \[5, 5\]"),
+            ({"shape": (6, 6)}, r"observes uint8 \[6, 6\], and DeepSea-5 shows uint8 \[5, 5\]"),
             ({"dtype": np.float32}, r"observes float32 \[5, 5\]"),
-            ({"num_actions": 3}, "has 3 actions, and deepsea has 2"),
+            ({"num_actions": 3}, "has 3 actions, and DeepSea-5 has 2"),
         ],
     )
     def test_another_model_is_refused_with_both_sides(self, spec: dict[str, Any], complaint: str) -> None:
@@ -137,7 +144,7 @@ class TestModels:
     def test_without_a_version_the_fallback_must_know_the_actions(self) -> None:
         """Else the way out is told."""
         self.check(GetSpecResponse(model="sea", fallback_num_actions=2))
-        with pytest.raises(UnplayableError, match="hyperact init --env deepsea --model sea --promote"):
+        with pytest.raises(UnplayableError, match=r"hyperact init --env hyperact/DeepSea-v0 .* --model sea --promote"):
             self.check(GetSpecResponse(model="sea"))
         with pytest.raises(UnplayableError, match="acts among 4 actions"):
             self.check(GetSpecResponse(model="sea", fallback_num_actions=4))

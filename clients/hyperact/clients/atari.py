@@ -190,6 +190,8 @@ def list_games() -> list[str]:
     return sorted(name for name in names if not name.endswith("-ram"))
 
 
+# Without this ALE greets on standard error.
+ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
 gymnasium.register_envs(ale_py)
 for _game in list_games():
     gymnasium.register(

@@ -15,6 +15,7 @@ shows is read from the log. A service that dies is started again; the sessions a
 import csv
 import fcntl
 import json
+import os
 import signal
 import socket
 import sys
@@ -22,7 +23,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from pydantic import BaseModel, ConfigDict, Field
@@ -67,6 +68,7 @@ class DemoSettings(BaseModel):
     seed: int = Field(0, ge=0, description="The seed of the networks and of the sea.")
     plot: str = Field("", description="The plot's file; empty: returns.png in data_dir.")
     step_seconds: float = Field(0.0, ge=0, description="A pause after each step of all sessions, to watch it longer.")
+    transcript: str = Field("", description="A file to write every acknowledged step's id to, one a line.")
     start_seconds: float = Field(120.0, gt=0, description="How long the service may take to start.")
 
 
@@ -126,7 +128,8 @@ def start(
     display.now("the service starts")
     connection = stack.enter_context(Connection(address, timeout_seconds=call_deadline_seconds))
     wait_until_ready(connection, children, settings.start_seconds)
-    return DemoRun(settings, connection, children, display, optimal_return)
+    transcript = stack.enter_context(open_transcript(settings.transcript))
+    return DemoRun(settings, connection, children, display, optimal_return, transcript)
 
 
 class DemoRun:
@@ -139,6 +142,7 @@ class DemoRun:
         children: Children,
         display: DemoDisplay,
         optimal_return: float,
+        transcript: TextIO,
     ) -> None:
         self.log = EpisodeLog(connection, model_name(settings))
         self._settings = settings
@@ -146,6 +150,7 @@ class DemoRun:
         self._children = children
         self._display = display
         self._optimal_return = optimal_return
+        self._transcript = transcript
         self._training = make_seas(settings, settings.sessions)
         self._evaluation = make_seas(settings, num_evaluation_episodes)
         self._divers = self._sessions("diver", settings.sessions, evaluation=False)
@@ -192,10 +197,12 @@ class DemoRun:
         for step, episode in track_episodes(steps):
             is_current = only_deployment is None or step.decision.deployment <= only_deployment
             num_ended += episode is not None
+            self._transcript.write(f"{step.decision.step_id}\n")
             self._display.now(f"{what}: {num_ended} of {num_episodes} episodes")
             if self._settings.step_seconds:
                 time.sleep(self._settings.step_seconds / len(sessions.memories))
         sessions.close_episodes()
+        self._transcript.flush()
         self._refresh()
 
     def _await_deployment(self, deployment: int) -> None:
@@ -281,6 +288,11 @@ def make_sea(settings: DemoSettings) -> DeepSea:
 def make_seas(settings: DemoSettings, number: int) -> Environments:
     """Return so many of the same sea, played side by side."""
     return SyncVectorEnv([lambda: make_sea(settings)] * number, autoreset_mode=AutoresetMode.SAME_STEP)
+
+
+def open_transcript(file: str) -> TextIO:
+    """Return where the acknowledged steps' ids go: a file that is appended to, or nowhere."""
+    return Path(file or os.devnull).open("a")
 
 
 def free_address() -> str:

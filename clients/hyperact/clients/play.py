@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import CliPositionalArg
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -57,23 +58,25 @@ def play(settings: PlaySettings) -> int:
 
 def play_episodes(settings: PlaySettings, console: Console) -> int:
     """Play and show; ClientError, BatchError or UnplayableError if it cannot be done."""
-    from hyperact.clients.games import check_model, make_environments, resolve_name
+    from hyperact.clients.games import check_model, make_environments, resolve_game
 
-    name, arguments = resolve_name(
+    game = resolve_game(
         settings.environment,
+        settings.env_kwargs,
         size=settings.size,
         mapping_seed=settings.mapping_seed,
         game=settings.game,
         training=not settings.evaluation,
     )
+    prefix = settings.session or f"play-{secrets.token_hex(3)}"
+    record = settings.record / prefix if settings.record else None
     with Connection(settings.address, timeout_seconds=settings.timeout_seconds) as connection:
         connection.wait_until_reachable()
         num_rows = min(settings.sessions, settings.episodes)
-        environments = make_environments(name, {**arguments, **settings.env_kwargs}, num_rows, settings.record)
+        environments = make_environments(game, num_rows, record)
         try:
             spec = connection.get_spec(settings.model)
-            check_model(name, environments, spec)
-            prefix = settings.session or f"play-{secrets.token_hex(3)}"
+            check_model(game, environments, spec)
             with VectorSession(
                 connection,
                 [f"{prefix}-{row}" for row in range(num_rows)],
@@ -85,7 +88,10 @@ def play_episodes(settings: PlaySettings, console: Console) -> int:
                 episodes = list(follow(settings, environments, sessions, console))
         finally:
             environments.close()
-    show(settings, name, spec.model, episodes, console)
+    show(settings, f"{game.label} by model {spec.model}", episodes, console)
+    if record is not None:
+        remove_unplayed(record, sum(episode.row == 0 for episode in episodes))
+        console.print(f"videos: {record}-episode-*.mp4", highlight=False)
     return 0
 
 
@@ -118,21 +124,29 @@ def make_progress(console: Console) -> Progress:
     )
 
 
-def show(settings: PlaySettings, name: str, model: str, episodes: list[Any], console: Console) -> None:
-    """Print the table; write the plot and say where the files are."""
+def remove_unplayed(record: Path, num_episodes: int) -> None:
+    """Remove videos of what came after the last episode: vector environments go on by themselves."""
+    from hyperact.clients.games import video_file
+
+    episode = num_episodes
+    while video_file(record, episode).exists():
+        video_file(record, episode).unlink()
+        episode += 1
+
+
+def show(settings: PlaySettings, title: str, episodes: list[Any], console: Console) -> None:
+    """Print the table; write the plot and say where it is."""
     from hyperact.clients.plots import plot_returns
 
-    console.print(returns_table(f"{name} by model {model!r}", by_deployment(episodes), settings.evaluation))
+    console.print(returns_table(title, by_deployment(episodes), settings.evaluation))
     if settings.plot:
-        plot_returns(Path(settings.plot), f"{name} by model {model!r}", episodes)
+        plot_returns(Path(settings.plot), title, episodes)
         console.print(f"plot: {settings.plot}", highlight=False)
-    if settings.record is not None:
-        console.print(f"videos: {settings.record}", highlight=False)
 
 
 def returns_table(title: str, results: list[DeploymentResult], evaluation: bool) -> Table:
     """Return the table of returns per deployment."""
-    table = Table(title=title)
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, title_style="bold")
     for heading in ("deployment", "version", "episodes", "mean return", "best return", "steps"):
         table.add_column(heading, justify="right")
     steps_before = 0
