@@ -3,9 +3,9 @@
     python benchmarks/serving.py --output benchmarks/results
 
 The service runs pinned to one core with durability `disk`, tokens, propensities and metrics; the load comes from a
-process on another core that carries each session's token as a real client does. The echo server is grpc.aio under uvloop
-and answers the same bytes to the same requests without looking at them: it is the ceiling of this transport. Each figure
-is the median of the repeats. Results go to serving.csv, one row a repeat.
+process on another core that carries each session's token as a real client does. The echo server is grpc.aio under
+uvloop and answers the same requests with bytes of the same size, without looking at them: it is the ceiling of this
+transport. Each figure is the median of the repeats. Results go to serving.csv, one row a repeat.
 """
 
 import argparse
@@ -151,12 +151,10 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(command: list[str], address: str) -> Iterator[None]:
+def running(command: list[str]) -> Iterator[None]:
     """Run a server pinned to its core until the block ends."""
     with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(
-            command, preexec_fn=lambda: os.sched_setaffinity(0, {SERVER_CORE}), stdout=output, stderr=output
-        )
+        process = subprocess.Popen(["taskset", "-c", str(SERVER_CORE), *command], stdout=output, stderr=output)
         try:
             yield
         finally:
@@ -226,8 +224,8 @@ async def measure_all(seconds: float, repeats: int) -> list[dict[str, object]]:
             addresses = {"hyperact": f"127.0.0.1:{free_port()}", "echo": f"127.0.0.1:{free_port()}"}
             echo = [sys.executable, __file__, "--serve-echo", addresses["echo"]]
             with (
-                running(serve_command(data_dir, addresses["hyperact"]), addresses["hyperact"]),
-                running(echo, addresses["echo"]),
+                running(serve_command(data_dir, addresses["hyperact"])),
+                running(echo),
             ):
                 wait_until_ready(addresses["hyperact"], data_dir)
                 for repeat in range(repeats):
