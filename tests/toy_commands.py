@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import CliPositionalArg
 
 
@@ -24,6 +24,7 @@ class GreetSettings(CommonToySettings):
     loud: bool = Field(False, description="Whether to shout.")
     models: list[str] = Field(["default"], description="Names.")
     extras: dict[str, int | str] = Field({}, description="Anything.")
+    key: SecretStr = Field(SecretStr(""), description="Known to nobody.")
     limit_seconds: float | None = Field(None, description="At most so long.")
 
 

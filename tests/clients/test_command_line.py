@@ -109,11 +109,13 @@ class TestWhichCommand:
 
         assert (3, True) == (outcome.code, "needs a_library_that_is_not_installed: pip install" in outcome.err)
 
-    def test_control_c_exits_quietly(self, hyperact: Any) -> None:
+    def test_control_c_exits_quietly(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         """No traceback; 130 as shells expect."""
-        outcome = hyperact("interrupt")
+        monkeypatch.setattr(sys, "argv", ["hyperact", "interrupt"])
 
-        assert (130, "", "") == (outcome.code, outcome.out, outcome.err)
+        code = main()
+
+        assert (130, ("", "")) == (code, capsys.readouterr())
 
     def test_control_c_while_it_starts_exits_quietly_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Most of a start is imports."""
@@ -124,6 +126,17 @@ class TestWhichCommand:
         monkeypatch.setattr("hyperact.command_line.dispatch.dispatch", interrupt)
 
         assert main() == 130
+
+    def test_a_reader_that_has_gone_is_no_error(self) -> None:
+        """As in `hyperact --help | head -1`."""
+        read, write = os.pipe()
+        os.close(read)
+        code = "import sys; from hyperact.command_line.main import main; sys.argv[1:] = ['--help']; sys.exit(main())"
+
+        result = subprocess.run([sys.executable, "-c", code], stdout=write, stderr=subprocess.PIPE, check=False)
+        os.close(write)
+
+        assert (141, b"") == (result.returncode, result.stderr)
 
     def test_the_exit_code_is_the_commands_own(self, hyperact: Any) -> None:
         """Scripts can rely on it."""
@@ -201,6 +214,13 @@ class TestWhereSettingsComeFrom:
     def test_an_unset_value_is_printed_as_a_comment(self, hyperact: Any) -> None:
         """TOML has no null, and a reader wants to know that the setting exists."""
         assert "# limit_seconds is not set" in hyperact("greet", "--print-config").out
+
+    def test_a_secret_is_not_printed(self, hyperact: Any) -> None:
+        """Screens and logs are read by many."""
+        printed = hyperact("greet", "--key", "open sesame", "--print-config").out
+
+        assert "# key is secret and not shown" in printed
+        assert "sesame" not in printed
 
 
 class TestWhatIsWrong:

@@ -62,8 +62,8 @@ class TestNames:
 
     def test_a_wrong_argument_is_told(self) -> None:
         """Not a traceback."""
-        with pytest.raises(UnplayableError, match="siez"):
-            make_environments(game("deepsea", {"siez": 3}), 1)
+        with pytest.raises(UnplayableError, match="width"):
+            make_environments(game("deepsea", {"width": 3}), 1)
 
 
 class TestSpaces:

@@ -1,6 +1,6 @@
 """Which command, with which settings, and what becomes of its failures.
 
-Exit codes: the command's own; 2 for a wrong command, flag or setting; 3 for a missing extra; 130 after Ctrl-C.
+Exit codes: the command's own; 2 for a wrong command, flag or setting; 3 for a missing extra.
 """
 
 import os
@@ -13,7 +13,7 @@ from hyperact.command_line import catalogue
 from hyperact.command_line.settings import SettingsError, load_settings, nearest
 from hyperact.command_line.toml import to_toml
 
-wrong_usage, missing_extra, interrupted, broken_pipe = 2, 3, 130, 141
+wrong_usage, missing_extra = 2, 3
 
 
 def dispatch(arguments: list[str] | None = None, environment: Mapping[str, str] | None = None) -> int:
@@ -57,12 +57,6 @@ def run(
         if library in ("", "hyperact"):
             raise
         return fail(f"{label} needs {library}: pip install 'hyperact[{command.extra}]'", missing_extra)
-    except KeyboardInterrupt:
-        return interrupted
-    except BrokenPipeError:
-        # Whoever read our output has gone (`… | head`). Python would complain once more while it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return broken_pipe
 
 
 def fail(line: str, code: int) -> int:

@@ -3,16 +3,22 @@
 import json
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretBytes, SecretStr
 
 
 def to_toml(command: str, settings: BaseModel) -> str:
-    """Return a table [command] with one line per field. Unset fields stand as comments: TOML has no null."""
+    """Return a table [command] with one line per field.
+
+    Unset fields stand as comments, for TOML has no null, and so do secrets, which nobody should read off a screen.
+    """
     values = settings.model_dump(mode="json")
-    lines = [
-        f"{key} = {to_value(value)}" if value is not None else f"# {key} is not set" for key, value in values.items()
-    ]
-    return "\n".join([f"[{command}]", *lines]) + "\n"
+    return "\n".join([f"[{command}]", *(_line(settings, key, value) for key, value in values.items())]) + "\n"
+
+
+def _line(settings: BaseModel, key: str, value: Any) -> str:
+    if isinstance(getattr(settings, key), SecretStr | SecretBytes):
+        return f"# {key} is secret and not shown"
+    return f"# {key} is not set" if value is None else f"{key} = {to_value(value)}"
 
 
 def to_value(value: Any) -> str:
