@@ -7,10 +7,10 @@ import pytest
 from hyperact.service.batching import Batcher
 
 
-def make(max_rows: int = 4, wait_seconds: float = 5.0, max_calls: int = 0) -> tuple[Batcher[int], list[list[int]]]:
+def make(max_rows: int = 4, wait_seconds: float = 5.0, max_running: int = 99) -> tuple[Batcher[int], list[list[int]]]:
     """Return a batcher and the batches that it closed so far."""
     batches: list[list[int]] = []
-    return Batcher(batches.append, max_rows=max_rows, wait_seconds=wait_seconds, max_calls=max_calls), batches
+    return Batcher(batches.append, max_rows=max_rows, wait_seconds=wait_seconds, max_running=max_running), batches
 
 
 async def turn(num_turns: int = 10) -> None:
@@ -29,6 +29,8 @@ async def test_rows_of_one_turn_share_a_batch() -> None:
     await turn()
 
     assert [[0, 1, 2]] == batches
+    assert not batcher.is_idle
+    batcher.finished()
     assert batcher.is_idle
 
 
@@ -68,18 +70,18 @@ async def test_the_deadline_closes_it_under_a_trickle() -> None:
     assert len(batches) > 1
 
 
-@pytest.mark.parametrize("max_calls", [1, 3])
-async def test_the_next_batch_gathers_while_calls_run(max_calls: int) -> None:
-    """With as many calls running as there are threads, rows wait together and go together."""
-    batcher, batches = make(max_rows=4, max_calls=max_calls)
-    for row in range(max_calls):
+@pytest.mark.parametrize("max_running", [1, 3])
+async def test_the_next_batch_gathers_while_as_many_run_as_may(max_running: int) -> None:
+    """Under load rows wait together and go together, in batches that are no larger than allowed."""
+    batcher, batches = make(max_rows=4, max_running=max_running)
+    for row in range(max_running):
         batcher.add(row)
         await turn()
 
     for row in range(100, 106):
         batcher.add(row)
     await turn()
-    assert max_calls == len(batches)
+    assert max_running == len(batches)
     assert 6 == batcher.num_waiting
     batcher.finished()
 

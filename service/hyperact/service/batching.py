@@ -1,7 +1,8 @@
-"""Rows of many requests gather into batches, one model call each.
+"""Rows of many requests gather into batches, one model call and one log append each.
 
 A batch closes when it is full, when nothing else is waiting (the event loop turned without bringing a row), or when its
-first row has waited for the deadline. While as many calls run as there are threads, the next batch gathers.
+first row has waited for the deadline; but while as many batches run as may, the next one gathers. So a lone request
+never waits, one batch is decided while another is being logged, and under load batches grow by themselves.
 
 Rows never mix: a batch is a list, and what becomes of one row is the business of who runs the batch.
 """
@@ -18,19 +19,19 @@ class Batcher(Generic[RowT]):
     """Gathers the rows of one version.
 
     Args:
-        run: takes a closed batch; it must not raise. With `max_calls` it must tell by `finished` when a call is over.
+        run: takes a closed batch; it must not raise, and must tell by `finished` when the batch is over.
         max_rows: how many rows close a batch at once.
         wait_seconds: the longest that a batch stays open while rows keep coming.
-        max_calls: how many batches may be running; 0: `run` blocks and is over when it returns.
+        max_running: how many batches may be running.
     """
 
     def __init__(
-        self, run: Callable[[list[RowT]], None], *, max_rows: int, wait_seconds: float, max_calls: int = 0
+        self, run: Callable[[list[RowT]], None], *, max_rows: int, wait_seconds: float, max_running: int
     ) -> None:
         self._run = run
         self._max_rows = max_rows
         self._wait_seconds = wait_seconds
-        self._max_calls = max_calls
+        self._max_running = max_running
         self._rows: list[RowT] = []
         self._num_running = 0
         self._is_turning = False
@@ -43,7 +44,7 @@ class Batcher(Generic[RowT]):
 
     @property
     def is_idle(self) -> bool:
-        """Whether no row waits and no call runs."""
+        """Whether no row waits and no batch runs."""
         return not self._rows and not self._num_running
 
     def add(self, row: RowT) -> None:
@@ -58,7 +59,7 @@ class Batcher(Generic[RowT]):
             loop.call_soon(self._turn, loop, len(self._rows), 0)
 
     def finished(self) -> None:
-        """Note that a call is over; only with `max_calls`."""
+        """Note that a batch is over."""
         self._num_running -= 1
         if self._rows and not self._is_turning:
             self._close()
@@ -73,9 +74,8 @@ class Batcher(Generic[RowT]):
             self._close()
 
     def _close(self) -> None:
-        if self._max_calls and self._num_running >= self._max_calls:
+        if self._num_running >= self._max_running:
             return
         batch, self._rows = self._rows[: self._max_rows], self._rows[self._max_rows :]
-        if self._max_calls:
-            self._num_running += 1
+        self._num_running += 1
         self._run(batch)

@@ -12,7 +12,7 @@ The rules:
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -155,37 +155,25 @@ class Pipeline:
     # From the batch to the answers.
 
     def _make_batcher(self, lane: Lane) -> Batcher[Row]:
-        limits = self._limits
-        is_threaded = self._threads is not None and lane.version != ""
-        batcher: Batcher[Row]
-        run: Callable[[list[Row]], None] = lambda rows: self._run_inline(lane, rows)  # noqa: E731
-        if is_threaded:
-            run = lambda rows: self._spawn(self._run_in_thread(lane, batcher, rows), rows)  # noqa: E731
-        batcher = Batcher(
-            run,
-            max_rows=limits.max_batch,
-            wait_seconds=limits.batch_wait_seconds,
-            max_calls=limits.inference_threads if is_threaded else 0,
+        batcher: Batcher[Row] = Batcher(
+            lambda rows: self._spawn(self._run(lane, batcher, rows), rows),
+            max_rows=self._limits.max_batch,
+            wait_seconds=self._limits.batch_wait_seconds,
+            # One more than can be decided at a time: that one is being logged.
+            max_running=max(1, self._limits.inference_threads) + 1,
         )
         return batcher
 
-    def _run_inline(self, lane: Lane, rows: list[Row]) -> None:
+    async def _run(self, lane: Lane, batcher: Batcher[Row], rows: list[Row]) -> None:
         begun = time.monotonic()
         try:
-            decided = lane.decide(rows)
-        except Exception:
-            logger.exception("a batch of %d rows failed", len(rows))
-            self._fail(rows, _internal_error())
-            return
-        self._spawn(self._finish(lane, rows, decided, begun), rows)
-
-    async def _run_in_thread(self, lane: Lane, batcher: Batcher[Row], rows: list[Row]) -> None:
-        begun = time.monotonic()
-        try:
-            decided = await asyncio.get_running_loop().run_in_executor(self._threads, lane.decide, rows)
+            if self._threads is None or not lane.version:
+                decided = lane.decide(rows)
+            else:
+                decided = await asyncio.get_running_loop().run_in_executor(self._threads, lane.decide, rows)
+            await self._finish(lane, rows, decided, begun)
         finally:
             batcher.finished()
-        await self._finish(lane, rows, decided, begun)
 
     async def _finish(self, lane: Lane, rows: list[Row], decided: list[Decided | DecisionError], begun: float) -> None:
         """Log a decided batch and answer its rows."""
