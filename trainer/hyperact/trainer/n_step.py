@@ -7,7 +7,7 @@ The rules:
 2. j is n, unless the episode ends earlier. After termination the discount is 0; after truncation it is discount^j.
 3. Steps of an episode may come in any order; a transition waits until its n steps are there or its episode's end is.
 4. A step that is missing when its episode ends, or when too much waits behind it, cuts the sums before it: they
-   bootstrap at the gap.
+   bootstrap at the gap. If it comes later after all, its own sum is whole.
 """
 
 from collections import OrderedDict
@@ -24,6 +24,8 @@ from hyperact.v1.transitions import Transition
 EpisodeKey = tuple[str, str, int]  # session, run, episode
 
 max_open_episodes = 4096
+# So far behind the newest step of its episode a missing one is given up.
+_max_beyond_gap = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +44,32 @@ class NStepTransition:
 
 @dataclass(slots=True)
 class _Episode:
-    """The recent steps of a running episode; `waiting` are those that no transition began at yet."""
+    """A running episode: the steps that may still be needed, which of them wait, and what was emitted.
+
+    Everything before `num_prefix` was emitted or given up; `beyond` are the emitted ones after it.
+    """
 
     steps: dict[int, Transition] = field(default_factory=dict)
     waiting: set[int] = field(default_factory=set)
+    num_prefix: int = 0
+    beyond: set[int] = field(default_factory=set)
+
+    def mark_emitted(self, number: int) -> None:
+        """Note that a transition began at a step."""
+        self.waiting.remove(number)
+        self.beyond.add(number)
+        if len(self.beyond) > _max_beyond_gap:
+            self.num_prefix = min(self.beyond)
+        while self.num_prefix in self.beyond:
+            self.beyond.remove(self.num_prefix)
+            self.num_prefix += 1
+
+    def forget(self, num_td_steps: int) -> None:
+        """Drop the steps that nothing needs which waits or may still come."""
+        for number in list(self.steps):
+            users = range(max(number - num_td_steps + 1, self.num_prefix), number + 1)
+            if self.waiting.isdisjoint(range(number - num_td_steps + 1, number + 1)) and self.beyond.issuperset(users):
+                del self.steps[number]
 
 
 class NStepAssembler:
@@ -76,11 +100,14 @@ class NStepAssembler:
                 self._emit(episode, number, out)
         if len(episode.waiting) > 2 * self._num_td_steps:
             self._emit(episode, min(episode.waiting), out)
-        self._forget(episode)
         if _is_end(transition):
-            self._flush(episode_key, out)
+            self._emit_waiting(episode, out)
+        episode.forget(self._num_td_steps)
+        if _is_end(transition) and not episode.beyond:
+            del self._episodes[episode_key]
         elif len(self._episodes) > max_open_episodes:
-            self._flush(next(iter(self._episodes)), out)
+            _, oldest = self._episodes.popitem(last=False)
+            self._emit_waiting(oldest, out)
 
     def _chain(self, episode: _Episode, number: int) -> list[Transition]:
         """Return the consecutive transitions from a step on, up to n of them or the episode's end."""
@@ -97,16 +124,9 @@ class NStepAssembler:
 
     def _emit(self, episode: _Episode, number: int, out: list[NStepTransition]) -> None:
         out.append(self._sum(self._chain(episode, number)))
-        episode.waiting.remove(number)
+        episode.mark_emitted(number)
 
-    def _forget(self, episode: _Episode) -> None:
-        """Drop the steps that neither a waiting one nor one that comes late needs."""
-        earliest = min([*episode.waiting, max(episode.steps) - self._num_td_steps + 2])
-        for number in [number for number in episode.steps if number < earliest]:
-            del episode.steps[number]
-
-    def _flush(self, episode_key: EpisodeKey, out: list[NStepTransition]) -> None:
-        episode = self._episodes.pop(episode_key)
+    def _emit_waiting(self, episode: _Episode, out: list[NStepTransition]) -> None:
         for number in sorted(episode.waiting):
             self._emit(episode, number, out)
 
