@@ -135,10 +135,11 @@ class Connection:
         self._channel.close()
 
     def _send(self, method: Any, request: Any, timeout_seconds: float | None = None) -> Any:
+        seconds = timeout_seconds or self.timeout_seconds
         try:
-            return method(request, timeout=timeout_seconds or self.timeout_seconds, wait_for_ready=True)
+            return method(request, timeout=seconds, wait_for_ready=True)
         except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
+            raise from_rpc_error(error, seconds) from error
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -329,7 +330,7 @@ async def send_async(method: Any, request: Any, timeout_seconds: float) -> Any:
     try:
         return await method(request, timeout=timeout_seconds, wait_for_ready=True)
     except grpc.RpcError as error:
-        raise from_rpc_error(error) from error
+        raise from_rpc_error(error, timeout_seconds) from error
 
 
 def unreachable(address: str, seconds: float) -> UnavailableError:

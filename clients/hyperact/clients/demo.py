@@ -82,7 +82,7 @@ def demo(settings: DemoSettings) -> int:
     console = Console()
     try:
         return run_demo(settings, console)
-    except (DemoError, ChildError, ClientError, BatchError) as error:
+    except (DemoError, ChildError) as error:
         sys.stderr.write(f"hyperact demo: {error}\n")
         return 1
 
@@ -102,9 +102,9 @@ def run_demo(settings: DemoSettings, console: Console) -> int:
         except KeyboardInterrupt:
             display.say("stopping the service and the trainer; run the same command again to go on from here")
             raise
-        except ClientError:
+        except (ClientError, BatchError) as error:
             children.check()
-            raise
+            raise DemoError(f"{error}; the service's and the trainer's words are in {data_dir}/*.log") from error
         display.now("stopping the service and the trainer")
     results = by_deployment(demo_run.log.episodes)
     console.print(display.table(results))

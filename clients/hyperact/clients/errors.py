@@ -128,8 +128,12 @@ def from_act_error(error: ActError) -> ClientError:
     return make_error(code, error.message, error.field, error.reason, delay)
 
 
-def from_rpc_error(error: grpc.RpcError) -> ClientError:
-    """Return the error of a call, with what its details say."""
+def from_rpc_error(error: grpc.RpcError, timeout_seconds: float | None = None) -> ClientError:
+    """Return the error of a call, with what its details say.
+
+    Args:
+        timeout_seconds: how long the call could take, to be told if that was too short.
+    """
     # What grpc raises is a Call too; its type stubs do not say so.
     call: grpc.Call = error  # type: ignore[assignment]
     field, reason, delay = "", "", None
@@ -142,7 +146,10 @@ def from_rpc_error(error: grpc.RpcError) -> ClientError:
             reason = info.reason
         elif detail.Unpack(retry):
             delay = retry.retry_delay.ToTimedelta().total_seconds()
-    return make_error(call.code(), call.details() or "no details", field, reason, delay)
+    message = call.details() or "no details"
+    if call.code() == grpc.StatusCode.DEADLINE_EXCEEDED and timeout_seconds is not None:
+        message = f"no answer within {timeout_seconds:.1f} s"
+    return make_error(call.code(), message, field, reason, delay)
 
 
 def _status_of(call: grpc.Call) -> Any:  # google.rpc.Status has no stubs
