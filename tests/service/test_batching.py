@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from hyperact.service.batching import Batcher
+from hyperact.service.batching import Arrivals, Batcher
 
 
 def make(max_rows: int = 4, wait_seconds: float = 5.0, max_running: int = 99) -> tuple[Batcher[int], list[list[int]]]:
@@ -68,6 +68,32 @@ async def test_the_deadline_closes_it_under_a_trickle() -> None:
         await turn(1)
 
     assert len(batches) > 1
+
+
+async def test_under_load_a_batch_waits_for_as_many_as_came_before() -> None:
+    """Once many rows come per moment, one row is not sent alone, but never later than the deadline."""
+    batcher, batches = make(max_rows=100, wait_seconds=0.05)
+    for row in range(10):
+        batcher.add(row)
+    await asyncio.sleep(0.06)
+
+    batcher.add(10)
+    await turn()
+    assert 1 == len(batches)
+    await asyncio.sleep(0.1)
+
+    assert [10] == batches[1]
+
+
+def test_what_is_expected_is_what_came_in_the_last_window() -> None:
+    """A burst that is over is not waited for."""
+    arrivals = Arrivals(window_seconds=1.0)
+    expected = []
+    for now in (10.0, 10.1, 10.2, 11.1, 11.2, 12.15, 30.0):
+        arrivals.count(now)
+        expected.append(arrivals.expected)
+
+    assert [1, 1, 1, 3, 3, 2, 1] == expected
 
 
 @pytest.mark.parametrize("max_running", [1, 3])

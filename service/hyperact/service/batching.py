@@ -1,10 +1,13 @@
 """Rows of many requests gather into batches, one model call and one log append each.
 
-A batch closes when it is full, when nothing else is waiting (the event loop turned without bringing a row), or when its
-first row has waited for the deadline; but while as many batches run as may, the next one gathers. So a lone request
-never waits, one batch is decided while another is being logged, and under load batches grow by themselves.
+The rules:
 
-Rows never mix: a batch is a list, and what becomes of one row is the business of who runs the batch.
+1. A batch closes at once when it is full.
+2. A batch that holds as many rows as are *expected* closes when nothing else is waiting: the event loop turned and
+   brought no row. One row is expected of a lone client, so it never waits; under load as many as came within the last
+   `wait_seconds` before the batch was opened.
+3. A batch closes `wait_seconds` after its first row, whatever was expected.
+4. While as many batches run as may, the next one gathers. So one batch is decided while another is being logged.
 """
 
 import asyncio
@@ -16,12 +19,12 @@ num_idle_turns = 2
 
 
 class Batcher(Generic[RowT]):
-    """Gathers the rows of one version.
+    """Gathers the rows of one version. Used from the event loop only.
 
     Args:
         run: takes a closed batch; it must not raise, and must tell by `finished` when the batch is over.
         max_rows: how many rows close a batch at once.
-        wait_seconds: the longest that a batch stays open while rows keep coming.
+        wait_seconds: the longest that a batch stays open while not too many run.
         max_running: how many batches may be running.
     """
 
@@ -35,7 +38,9 @@ class Batcher(Generic[RowT]):
         self._rows: list[RowT] = []
         self._num_running = 0
         self._is_turning = False
+        self._timer: asyncio.TimerHandle | None = None
         self._deadline = 0.0
+        self._arrivals = Arrivals(wait_seconds)
 
     @property
     def num_waiting(self) -> int:
@@ -48,20 +53,27 @@ class Batcher(Generic[RowT]):
         return not self._rows and not self._num_running
 
     def add(self, row: RowT) -> None:
-        """Put a row into the open batch. To be called on the event loop."""
+        """Put a row into the open batch."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        self._arrivals.count(now)
+        if not self._rows:
+            self._deadline = now + self._wait_seconds
         self._rows.append(row)
         if len(self._rows) >= self._max_rows:
             self._close()
-        elif not self._is_turning:
-            loop = asyncio.get_running_loop()
+        elif self._is_turning:
+            pass
+        elif len(self._rows) >= self._arrivals.expected:
             self._is_turning = True
-            self._deadline = loop.time() + self._wait_seconds
             loop.call_soon(self._turn, loop, len(self._rows), 0)
+        elif self._timer is None:
+            self._timer = loop.call_later(self._wait_seconds, self._close)
 
     def finished(self) -> None:
         """Note that a batch is over."""
         self._num_running -= 1
-        if self._rows and not self._is_turning:
+        if self._rows and self._timer is None and not self._is_turning:
             self._close()
 
     def _turn(self, loop: asyncio.AbstractEventLoop, num_rows: int, num_idle: int) -> None:
@@ -74,8 +86,33 @@ class Batcher(Generic[RowT]):
             self._close()
 
     def _close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if self._num_running >= self._max_running:
             return
         batch, self._rows = self._rows[: self._max_rows], self._rows[self._max_rows :]
         self._num_running += 1
         self._run(batch)
+
+
+class Arrivals:
+    """How many rows came within the last full window of time.
+
+    Attributes:
+        expected: that number; at least 1.
+    """
+
+    def __init__(self, window_seconds: float) -> None:
+        self.expected = 1
+        self._window_seconds = window_seconds
+        self._begin = 0.0
+        self._num = 0
+
+    def count(self, now: float) -> None:
+        """Note that a row came."""
+        elapsed = now - self._begin
+        if elapsed >= self._window_seconds:
+            self.expected = max(1, self._num) if elapsed < 2 * self._window_seconds else 1
+            self._begin, self._num = now, 0
+        self._num += 1
