@@ -233,8 +233,8 @@ class LogReader:
         self._executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix="log-reader")
 
     def close(self) -> None:
-        """Let the threads go."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        """Let the threads go, once they have closed what ended streams left open."""
+        self._executor.shutdown(wait=False)
 
     async def read(
         self, model: str, positions: Mapping[str, int], *, is_following: bool, max_entries: int = 0
