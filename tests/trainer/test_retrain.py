@@ -1,0 +1,323 @@
+"""The batch job against a real LogService and a real MLflow store."""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow.artifacts  # noqa: F401 -- MLflow cannot be imported by two threads at once
+import mlflow.onnx  # noqa: F401
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+
+from hyperact.trainer import jobs
+from hyperact.trainer.checkpoints import Checkpoints, TrainerState
+from hyperact.trainer.export import OnnxGraph
+from hyperact.trainer.learner import State
+from hyperact.trainer.settings import InitSettings, RetrainSettings
+from hyperact.trainer.tracking import Tracking
+from hyperact.v1.decision_pb2 import Outcome, Report, Step
+from hyperact.v1.deployments import read_ledger
+from hyperact.v1.model_pb2 import AgentKind
+from hyperact.v1.steps import StepKey
+from hyperact.v1.tensors import to_tensor
+from toy_log_service import DeepSeaPlayer, ToyLog, served
+from toy_trainer import start_retrain
+from toys import make_registry
+
+deep_sea = {
+    "env": "hyperact/DeepSea-v0",
+    "env_kwargs": {"size": 4},
+    "learner": {"network": {"hidden_sizes": [8]}},
+    "batch_size": 16,
+}
+
+
+@pytest.fixture
+def log() -> ToyLog:
+    return ToyLog()
+
+
+@pytest.fixture
+def address(log: ToyLog) -> Iterator[str]:
+    with served(log) as address:
+        yield address
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    make_registry(tmp_path)
+    return tmp_path
+
+
+def settings(address: str, data_dir: Path, **changes: Any) -> RetrainSettings:
+    values = {"address": address, "data_dir": data_dir, "poll_seconds": 0.02, "min_new_steps": 40, "max_deployments": 1}
+    return RetrainSettings.model_validate(values | deep_sea | changes)
+
+
+def run(address: str, data_dir: Path, **changes: Any) -> None:
+    """Run the job until it has made its versions."""
+    jobs.retrain(settings(address, data_dir, **changes), threading.Event())
+
+
+def checkpoint(data_dir: Path) -> tuple[TrainerState, State]:
+    loaded = Checkpoints(data_dir, "default").load()
+    assert loaded is not None
+    return loaded
+
+
+def wait_for(data_dir: Path, is_so: Callable[[TrainerState], bool]) -> None:
+    """Wait until a trainer's checkpoint says something; the test's own timeout bounds it."""
+    while True:
+        loaded = Checkpoints(data_dir, "default").load()
+        if loaded is not None and is_so(loaded[0]):
+            return
+        time.sleep(0.02)
+
+
+def client(data_dir: Path) -> MlflowClient:
+    uri = f"sqlite:///{data_dir / 'mlflow.db'}"
+    return MlflowClient(uri, uri)
+
+
+def num_versions(data_dir: Path) -> int:
+    return len(client(data_dir).search_model_versions("name = 'default'"))
+
+
+class TestRetrain:
+    def test_steps_become_a_version_in_service(self, log, address, data_dir):
+        """Forty steps by the fallback, and the alias stands at a version that learned from them."""
+        DeepSeaPlayer(log, size=4).play(10)
+
+        run(address, data_dir, replay_ratio=2)
+
+        serving = Tracking("", data_dir, "default", "champion").serving()
+        assert serving is not None
+        (entry,) = read_ledger(client(data_dir).get_registered_model("default").tags)
+        assert ("1", "1", 40) == (serving.version, entry.to_version, entry.num_transitions)
+        assert 80 == serving.manifest.num_learner_steps
+        assert 51 == serving.manifest.dataset[0].end_offset
+        assert (2, 2, 5) == OnnxGraph(serving.graph).coefficients(np.zeros((2, 4, 4), np.uint8)).shape
+
+    def test_each_deployment_gets_the_return_of_its_episodes(self, log, address, data_dir):
+        """The ledger tells mean return and episodes of what a version played; evaluation episodes do not count."""
+        player = DeepSeaPlayer(log, size=4)
+        player.play(10)
+        run(address, data_dir)
+        returns = player.play(10, version="1", deployment=1)
+        player.play(5, version="1", deployment=1, evaluation=True)
+
+        run(address, data_dir)
+
+        first, second = read_ledger(client(data_dir).get_registered_model("default").tags)
+        assert (10, pytest.approx(np.mean(returns))) == (first.num_episodes, first.mean_return)
+        assert ("2", "1", 40) == (second.to_version, second.from_version, second.num_transitions)
+        run_id = checkpoint(data_dir)[0].run_id
+        curve = Tracking("", data_dir, "default", "champion").curve(run_id, "mean_return_by_deployment")
+        assert 1 in dict(curve)
+
+    def test_without_promotion_versions_are_only_registered(self, log, address, data_dir):
+        """Somebody else decides."""
+        DeepSeaPlayer(log, size=4).play(10)
+
+        run(address, data_dir, promote=False)
+
+        model = client(data_dir).get_registered_model("default")
+        assert not model.aliases
+        assert 1 == num_versions(data_dir)
+
+    def test_a_version_that_the_gates_hold_back_says_why(self, log, address, data_dir):
+        """It stays registered with the reason as its tag, and what serves goes on serving."""
+        player = DeepSeaPlayer(log, size=4)
+        player.play(10)
+        run(address, data_dir)
+        player.play(10)
+
+        run(address, data_dir, max_divergence=0.0, max_action_flip_rate=0.0)
+
+        assert "1" == Tracking("", data_dir, "default", "champion").serving_version()
+        assert client(data_dir).get_model_version("default", "2").tags["hyperact.gate"].startswith("held: action flip")
+
+    def test_a_candidate_is_measured_in_its_environment_if_asked(self, log, address, data_dir):
+        """No policy returns 2 in DeepSea: the candidate is held back."""
+        DeepSeaPlayer(log, size=4).play(10)
+
+        run(address, data_dir, min_evaluation_return=2.0, evaluation_episodes=3)
+
+        assert "evaluation return" in client(data_dir).get_model_version("default", "1").tags["hyperact.gate"]
+        assert "" == Tracking("", data_dir, "default", "champion").serving_version()
+
+    def test_it_goes_on_with_the_learner_that_init_made(self, log, address, data_dir):
+        """The untrained version is the parent of the first one learned, with the same prior."""
+        jobs.init(InitSettings.model_validate({"data_dir": data_dir, "promote": True, **_without_batch_size}))
+        DeepSeaPlayer(log, size=4).play(10, version="1", deployment=1)
+
+        run(address, data_dir, env="", env_kwargs={})
+
+        serving = Tracking("", data_dir, "default", "champion").serving()
+        assert serving is not None
+        assert ("2", "1", 160) == (
+            serving.version,
+            serving.manifest.parent_version,
+            serving.manifest.num_learner_steps,
+        )
+
+    def test_a_lost_learner_begins_anew_from_the_serving_spec(self, log, address, data_dir):
+        """With the checkpoint gone, the whole log is learned from again, for the spec of what serves."""
+        DeepSeaPlayer(log, size=4).play(10)
+        run(address, data_dir)
+        Checkpoints(data_dir, "default").path.unlink()
+
+        run(address, data_dir, env="", env_kwargs={})
+
+        serving = Tracking("", data_dir, "default", "champion").serving()
+        assert serving is not None
+        assert ("2", "1", 160) == (
+            serving.version,
+            serving.manifest.parent_version,
+            serving.manifest.num_learner_steps,
+        )
+
+    def test_nothing_to_begin_with_is_said(self, address, data_dir):
+        """No version and no environment: the message names the flag."""
+        with pytest.raises(jobs.JobError, match="--env"):
+            run(address, data_dir, env="", env_kwargs={})
+
+    def test_another_log_is_not_taken_for_the_one_learned_from(self, log, address, data_dir):
+        """A log that ends before the checkpoint is refused instead of being learned from twice."""
+        DeepSeaPlayer(log, size=4).play(10)
+        run(address, data_dir)
+        log.partitions.clear()
+        DeepSeaPlayer(log, size=4).play(2)
+
+        with pytest.raises(jobs.JobError, match="another log"):
+            run(address, data_dir)
+
+    def test_a_service_that_is_away_is_waited_for(self, log, address, data_dir):
+        """The job starts before the service is up, and learns when it is."""
+        DeepSeaPlayer(log, size=4).play(10)
+        log.is_away = True
+        comes_back = threading.Timer(1.0, lambda: setattr(log, "is_away", False))
+        comes_back.start()
+
+        run(address, data_dir)
+
+        comes_back.join()
+        assert 1 == num_versions(data_dir)
+
+    def test_one_shot_steps_are_learned_from_when_their_rewards_are_in(self, log, address, data_dir):
+        """A contextual bandit whose rewards come by report, each step an episode of its own."""
+        for number in range(50):
+            log.append(_bandit_step(number))
+            log.append(_bandit_report(number))
+
+        run(address, data_dir, agent_kind="one-shot", reward_window_seconds=10.0)
+
+        serving = Tracking("", data_dir, "default", "champion").serving()
+        assert serving is not None
+        assert AgentKind.AGENT_KIND_ONE_SHOT == serving.manifest.spec.agent_kind
+        assert 200 == serving.manifest.num_learner_steps
+
+    def test_continuing_agents_are_learned_from_without_an_end(self, log, address, data_dir):
+        """Sixty steps of one endless episode: all but the last, whose outcome is not known yet, are transitions."""
+        for number in range(60):
+            log.append(_endless_step(number))
+
+        run(address, data_dir, agent_kind="continuing")
+
+        serving = Tracking("", data_dir, "default", "champion").serving()
+        assert serving is not None
+        assert 4 * 59 == serving.manifest.num_learner_steps
+
+
+class TestDeath:
+    slow = {"min_new_steps": 40, "replay_ratio": 60.0, "max_deployments": 2, **deep_sea}
+
+    def test_a_killed_trainer_goes_on_bit_for_bit(self, log, address, data_dir, tmp_path_factory):
+        """Killed while it learns its second version and started again, it ends where one that lived on ends."""
+        undisturbed = tmp_path_factory.mktemp("undisturbed")
+        make_registry(undisturbed)
+        player = DeepSeaPlayer(log, size=4)
+        player.play(10)
+        trainers = [start_retrain(address, directory, **self.slow) for directory in (undisturbed, data_dir)]
+        for directory in (undisturbed, data_dir):
+            wait_for(directory, lambda state: state.parent_version == "1")
+        player.play(10, version="1", deployment=1)
+        wait_for(data_dir, lambda state: len(state.rounds) == 2)
+
+        trainers[1].kill()
+        trainers[1].wait()
+        assert 1 == num_versions(data_dir)
+        trainers[1] = start_retrain(address, data_dir, **self.slow | {"max_deployments": 1})
+
+        assert [0, 0] == [trainer.wait() for trainer in trainers]
+        _assert_same_learner(undisturbed, data_dir)
+        assert 2 == num_versions(data_dir)
+
+    def test_a_trainer_that_is_asked_to_stop_keeps_what_it_learned(self, log, address, data_dir):
+        """SIGTERM in the middle of learning: it ends by itself, registers nothing half-learned, and goes on later."""
+        DeepSeaPlayer(log, size=4).play(10)
+        slow = self.slow | {"replay_ratio": 2000.0, "max_deployments": 1}
+        trainer = start_retrain(address, data_dir, **slow)
+        wait_for(data_dir, lambda state: bool(state.num_updates_due))
+        time.sleep(0.5)
+
+        trainer.send_signal(signal.SIGTERM)
+
+        assert 0 == trainer.wait()
+        assert 0 == num_versions(data_dir)
+        state, arrays = checkpoint(data_dir)
+        assert 0 < state.num_updates_due < 80_000
+        assert arrays["optimizer/0/step"] == 80_000 - state.num_updates_due
+
+    def test_a_version_registered_before_a_death_is_not_registered_again(self, log, address, data_dir):
+        """Killed between registering and noting it: the version is found by its candidate's name, and promoted."""
+        DeepSeaPlayer(log, size=4).play(10)
+        run(address, data_dir, promote=False)
+        state, arrays = checkpoint(data_dir)
+        state.has_candidate, state.parent_version = True, ""
+        Checkpoints(data_dir, "default").save(state, arrays)
+
+        run(address, data_dir)
+
+        assert 1 == num_versions(data_dir)
+        assert "1" == Tracking("", data_dir, "default", "champion").serving_version()
+        assert "1" == checkpoint(data_dir)[0].parent_version
+
+
+_without_batch_size = {name: value for name, value in deep_sea.items() if name != "batch_size"}
+
+
+def _assert_same_learner(one: Path, other: Path) -> None:
+    expected, actual = checkpoint(one)[1], checkpoint(other)[1]
+    assert expected.keys() == actual.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(value, actual[name], name)
+
+
+def _bandit_step(number: int) -> Step:
+    step = Step(
+        step_id=StepKey("default", "visitor", "run", number, 0).to_message(),
+        observation=to_tensor(np.eye(4, dtype=np.uint8)),
+        action=number % 2,
+        propensity=0.5,
+    )
+    step.time.FromSeconds(1_700_000_000 + number)
+    return step
+
+
+def _bandit_report(number: int) -> Report:
+    step = _bandit_step(number)
+    return Report(step_id=step.step_id, outcome=Outcome(reward=float(number % 2)), report_id="click", time=step.time)
+
+
+def _endless_step(number: int) -> Step:
+    step = _bandit_step(number)
+    step.step_id.episode, step.step_id.number = 0, number
+    if number:
+        step.previous_outcome.reward = 1.0
+        step.previous_position.number = number - 1
+    return step
