@@ -44,7 +44,10 @@ class ToyLog(LogServiceServicer):
         name = f"{partition:032x}"
         entries = self.partitions.setdefault(name, [])
         logged = LogEntry(partition=name, offset=len(entries) + 1)
-        (logged.step if isinstance(entry, Step) else logged.report).CopyFrom(entry)
+        if isinstance(entry, Step):
+            logged.step.CopyFrom(entry)
+        else:
+            logged.report.CopyFrom(entry)
         entries.append(logged)
 
     def GetRange(self, request: GetRangeRequest, context: Any) -> GetRangeResponse:

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ def toy_state() -> TrainerState:
 
 
 class TestCheckpoints:
-    def test_what_is_saved_is_loaded(self, tmp_path):
+    def test_what_is_saved_is_loaded(self, tmp_path: Path) -> None:
         """State and arrays come back as they were, and with them an equal learner."""
         checkpoints, state = Checkpoints(tmp_path, "default"), toy_state()
         learner = make_learner(state)
@@ -41,18 +42,18 @@ class TestCheckpoints:
         observations = np.ones((2, 3), np.float32)
         np.testing.assert_array_equal(learner.coefficients(observations), restored.coefficients(observations))
 
-    def test_models_have_checkpoints_of_their_own(self, tmp_path):
+    def test_models_have_checkpoints_of_their_own(self, tmp_path: Path) -> None:
         """A slash in a model's name is no folder, and nobody's file is written over."""
         Checkpoints(tmp_path, "a/b").save(toy_state(), {})
 
         assert Checkpoints(tmp_path, "a").load() is None
         assert Checkpoints(tmp_path, "a/b").load() is not None
 
-    def test_there_may_be_none(self, tmp_path):
+    def test_there_may_be_none(self, tmp_path: Path) -> None:
         """A new trainer begins without."""
         assert Checkpoints(tmp_path, "default").load() is None
 
-    def test_a_broken_file_is_named(self, tmp_path):
+    def test_a_broken_file_is_named(self, tmp_path: Path) -> None:
         """The message says which file to move away."""
         checkpoints = Checkpoints(tmp_path, "default")
         checkpoints.save(toy_state(), {})
@@ -61,7 +62,7 @@ class TestCheckpoints:
         with pytest.raises(CheckpointError, match=str(checkpoints.path)):
             checkpoints.load()
 
-    def test_two_trainers_do_not_share_a_checkpoint(self, tmp_path):
+    def test_two_trainers_do_not_share_a_checkpoint(self, tmp_path: Path) -> None:
         """The second one is told so; when the first is killed, the lock goes with it."""
         first = subprocess.Popen([sys.executable, "-c", _hold_lock, str(tmp_path)], stdout=subprocess.PIPE)
         assert first.stdout is not None

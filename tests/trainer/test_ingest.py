@@ -36,20 +36,20 @@ def read(source: StepSource, begins: Positions, ends: Positions) -> list[tuple[s
 
 
 class TestStepSource:
-    def test_the_extent_covers_every_partition(self, source):
+    def test_the_extent_covers_every_partition(self, source: StepSource) -> None:
         """Two partitions of six steps and two reports each."""
         extent = source.extent()
 
         assert [9, 9] == list(extent.ends.values())
         assert 12 == extent.num_training_steps
 
-    def test_partitions_are_read_one_after_the_other(self, source):
+    def test_partitions_are_read_one_after_the_other(self, source: StepSource) -> None:
         """However messages mix them: the order of a round is a matter of its positions alone."""
         entries = read(source, {}, source.extent().ends)
 
         assert [(partition, offset) for partition in "01" for offset in range(1, 9)] == entries
 
-    def test_a_round_ends_where_it_says(self, source):
+    def test_a_round_ends_where_it_says(self, source: StepSource) -> None:
         """What was logged after a round was fixed belongs to the next one."""
         first, second = sorted(source.extent().ends)
 
@@ -57,7 +57,7 @@ class TestStepSource:
 
         assert [("0", 3), ("0", 4), ("0", 5), ("1", 1)] == entries
 
-    def test_reading_goes_on_after_an_outage(self, log, source):
+    def test_reading_goes_on_after_an_outage(self, log: ToyLog, source: StepSource) -> None:
         """A service that goes away in the middle of a round costs time, and no entry is read twice or lost."""
         extent, pauses = source.extent(), []
         log.is_away = True
@@ -71,12 +71,12 @@ class TestStepSource:
         assert 16 == len(entries)
         assert ["UNAVAILABLE: draining"] == pauses
 
-    def test_a_partition_that_is_gone_is_told_apart_from_an_outage(self, source):
+    def test_a_partition_that_is_gone_is_told_apart_from_an_outage(self, source: StepSource) -> None:
         """Waiting would not bring it back."""
         with pytest.raises(LogLostError, match="no partition"):
             read(source, {"f" * 32: 3}, {"f" * 32: 6})
 
-    def test_an_address_where_nobody_listens_is_an_outage(self):
+    def test_an_address_where_nobody_listens_is_an_outage(self) -> None:
         """A service that is not up yet is waited for."""
         with grpc.insecure_channel("127.0.0.1:1") as channel, pytest.raises(LogUnavailableError):
             StepSource(channel, "default").extent()
@@ -84,17 +84,18 @@ class TestStepSource:
 
 class TestIngest:
     def entries(self) -> list[LogEntry]:
+        """Return two steps and the end of their episode."""
         steps = [step(0, 0), step(0, 1, outcome(1.0)), report(0, 1, outcome(2.0, terminated=True))]
         return in_partitions(steps, [0, 0, 0])
 
-    def test_steps_become_transitions_and_episodes(self):
+    def test_steps_become_transitions_and_episodes(self) -> None:
         """Two steps and the end of their episode give two transitions and one return."""
         taken = Ingest(model_spec()).push(self.entries())
 
         assert [(key(0, 0), False), (key(0, 1), True)] == [(one.key, one.terminated) for one in taken.transitions]
         assert [3.0] == [episode.episode_return for episode in taken.episodes]
 
-    def test_entries_that_come_again_are_counted_and_passed_over(self):
+    def test_entries_that_come_again_are_counted_and_passed_over(self) -> None:
         """A stream that was taken up a little too early teaches nothing twice."""
         ingest = Ingest(model_spec())
 
@@ -104,7 +105,7 @@ class TestIngest:
         assert [] == again.transitions
         assert 3 == ingest.counts.num_repeated_entries
 
-    def test_transitions_that_do_not_fit_are_counted_and_not_learned_from(self):
+    def test_transitions_that_do_not_fit_are_counted_and_not_learned_from(self) -> None:
         """Before there is a version the service takes any observation; the learner does not."""
         ingest = Ingest(toy_spec(observation_shape=(7,)))
 
@@ -114,7 +115,7 @@ class TestIngest:
         assert 2 == ingest.counts.num_misfits
 
     @pytest.mark.parametrize("reward", [float("nan"), float("inf")])
-    def test_rewards_that_are_not_numbers_are_not_learned_from(self, reward):
+    def test_rewards_that_are_not_numbers_are_not_learned_from(self, reward: float) -> None:
         """One of them would spoil every weight."""
         ingest = Ingest(model_spec())
 
@@ -122,7 +123,7 @@ class TestIngest:
 
         assert [] == taken.transitions
 
-    def test_late_rewards_settle_when_their_window_has_closed(self):
+    def test_late_rewards_settle_when_their_window_has_closed(self) -> None:
         """A one-shot step with a window of ten seconds is due eleven seconds later, with the sum of its rewards."""
         ingest = Ingest(model_spec(one_shot, window_seconds=10))
         ingest.push(
@@ -145,7 +146,7 @@ class TestIngest:
         assert 1 == num_due
         assert [(3.0, True)] == [(one.reward, one.terminated) for one in settled.transitions]
 
-    def test_observations_are_those_of_the_log(self):
+    def test_observations_are_those_of_the_log(self) -> None:
         """Nothing is scaled or cast on the way."""
         first = Ingest(model_spec()).push(self.entries()).transitions[0]
 
@@ -153,7 +154,7 @@ class TestIngest:
         np.testing.assert_array_equal(np.array([1.0], np.float32), first.next_observation)
 
 
-def test_a_dataset_names_what_was_read():
+def test_a_dataset_names_what_was_read() -> None:
     """Partitions without entries are left out."""
     ranges = dataset({"b": 5, "a": 3, "c": 1})
 

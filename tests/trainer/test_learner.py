@@ -5,6 +5,7 @@ from hyperact.trainer.config import LearnerConfig
 from hyperact.trainer.learner import Learner, State
 from hyperact.trainer.n_step import NStepTransition
 from hyperact.v1.indices import COORDINATE, GAUSSIAN, ONE_HOT, UNIT_SPHERE
+from hyperact.v1.model_pb2 import ReferenceDistribution
 from toy_trainer import learner_with_replay, n_step_transition, small
 
 
@@ -16,7 +17,7 @@ def assert_equal_states(expected: State, actual: State) -> None:
 
 class TestLearner:
     @pytest.mark.parametrize("num_before", [0, 1, 10])
-    def test_a_restored_learner_goes_on_bit_for_bit(self, num_before):
+    def test_a_restored_learner_goes_on_bit_for_bit(self, num_before: int) -> None:
         """State out, state in, the same further updates: the same learner, to the last bit."""
         learner, replay = learner_with_replay()
         for _ in range(num_before):
@@ -31,7 +32,7 @@ class TestLearner:
 
         assert_equal_states(learner.get_state(), restored.get_state())
 
-    def test_a_state_is_a_copy(self):
+    def test_a_state_is_a_copy(self) -> None:
         """What was saved does not change while learning goes on."""
         learner, replay = learner_with_replay()
         learner.update(replay)
@@ -42,7 +43,7 @@ class TestLearner:
 
         assert_equal_states(kept, state)
 
-    def test_the_target_follows_in_periods(self):
+    def test_the_target_follows_in_periods(self) -> None:
         """The target network stands still between copies and equals the online one right after."""
         learner, replay = learner_with_replay(small.with_overrides({"target_update_period": 3}))
         equal = []
@@ -55,7 +56,7 @@ class TestLearner:
         assert [False, False, True, False, False, True] == equal
 
     @pytest.mark.parametrize("distribution", [GAUSSIAN, UNIT_SPHERE, ONE_HOT, COORDINATE])
-    def test_it_learns_the_rewards_of_a_bandit(self, distribution):
+    def test_it_learns_the_rewards_of_a_bandit(self, distribution: "ReferenceDistribution.ValueType") -> None:
         """Without bootstrap the mean over indices goes to the reward, wherever indices are drawn from."""
         config = small.with_overrides({"learning_rate": 0.01, "network": {"prior_scale": 1.0, "hidden_sizes": (32,)}})
         learner, _ = learner_with_replay(config, reference_distribution=distribution)
@@ -68,7 +69,7 @@ class TestLearner:
 
         assert float(last) < 0.05 * float(first)
 
-    def test_loadings_go_to_the_perturbation(self):
+    def test_loadings_go_to_the_perturbation(self) -> None:
         """The loadings of a transition seen once regress on sigma times its perturbation: the variance that stays."""
         config = LearnerConfig(
             network=small.network, batch_size=8, perturbation_scale=0.5, learning_rate=0.02, replay_capacity=10

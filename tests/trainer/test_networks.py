@@ -16,7 +16,9 @@ def mlp(spec: ModelSpec, hidden_sizes: tuple[int, ...] = (8, 4)) -> MlpTorso:
 class TestMlpTorso:
     @pytest.mark.parametrize("shape", [(), (3,), (5, 5)])
     @pytest.mark.parametrize("hidden_sizes", [(), (8,), (8, 4)])
-    def test_any_observation_becomes_a_vector_of_features(self, shape, hidden_sizes):
+    def test_any_observation_becomes_a_vector_of_features(
+        self, shape: tuple[int, ...], hidden_sizes: tuple[int, ...]
+    ) -> None:
         """Scalars, vectors and grids are all flattened; no hidden layer means that the features are the observation."""
         torso = mlp(toy_spec(observation_shape=shape), hidden_sizes)
 
@@ -26,7 +28,7 @@ class TestMlpTorso:
         assert (2, expected) == features.shape
         assert expected == torso.feature_dim
 
-    def test_wide_bounded_observations_are_scaled_to_one(self):
+    def test_wide_bounded_observations_are_scaled_to_one(self) -> None:
         """Bytes from 0 to 255 reach the network as numbers from 0 to 1."""
         spec = toy_spec(observation_shape=(2,), observation_dtype=np.uint8)
         spec.observation.minimum, spec.observation.maximum = 0, 255
@@ -35,7 +37,7 @@ class TestMlpTorso:
 
         torch.testing.assert_close(torch.tensor([[0.0, 1.0]]), features)
 
-    def test_one_hot_observations_are_taken_as_they_are(self):
+    def test_one_hot_observations_are_taken_as_they_are(self) -> None:
         """DeepSea's zeros and ones are not rescaled."""
         spec = toy_spec(observation_shape=(2,), observation_dtype=np.uint8)
         spec.observation.minimum, spec.observation.maximum = 0, 1
@@ -46,14 +48,14 @@ class TestMlpTorso:
 
 
 class TestAtariTorso:
-    def test_it_has_the_papers_size(self):
+    def test_it_has_the_papers_size(self) -> None:
         """77 984 weights in the convolutions and 803 072 in the layer of 256."""
         torso = AtariTorso(atari_spec().observation, (256,), torch.Generator())
 
         assert 77_984 == sum(parameter.numel() for parameter in torso.convolutions.parameters())
         assert 803_072 == sum(parameter.numel() for parameter in torso.layers.parameters())
 
-    def test_features_do_not_depend_on_batch_mates(self):
+    def test_features_do_not_depend_on_batch_mates(self) -> None:
         """The min-max normalisation is per observation."""
         torso = make_torso(atari_spec(), atari.network, torch.Generator().manual_seed(0))
         observations = torch.randint(0, 256, (3, 4, 84, 84), generator=torch.Generator().manual_seed(1))
@@ -64,20 +66,20 @@ class TestAtariTorso:
         torch.testing.assert_close(alone[0], together[1])
 
 
-def test_a_constant_feature_map_becomes_zeros():
+def test_a_constant_feature_map_becomes_zeros() -> None:
     """A blank screen must not divide by zero."""
     features = torch.tensor([[3.0, 3.0], [1.0, 3.0]])
 
     torch.testing.assert_close(torch.tensor([[0.0, 0.0], [0.0, 1.0]]), min_max(features))
 
 
-def test_the_preset_follows_the_observation():
+def test_the_preset_follows_the_observation() -> None:
     """Stacks of 84 x 84 bytes get the Atari settings, everything else DeepSea's."""
     assert atari == preset(atari_spec())
     assert deep_sea == preset(toy_spec(observation_shape=(10, 10), observation_dtype=np.uint8))
 
 
-def test_overrides_reach_into_the_network():
+def test_overrides_reach_into_the_network() -> None:
     """One field of the networks can be changed without naming the others, and a misspelled one is refused."""
     changed = deep_sea.with_overrides({"batch_size": 7, "network": {"prior_scale": 3.0}})
 

@@ -14,7 +14,7 @@ class CountingPrior:
     def __init__(self) -> None:
         self.num_observations = 0
 
-    def __call__(self, observations: Observations) -> Float32s:
+    def __call__(self, observations: Observations) -> Float32s:  # noqa: D102 -- the class says it
         self.num_observations += len(observations)
         answer = np.zeros((len(observations), 2, 5), np.float32)
         answer[:, :, 0] = observations[:, :1] + np.arange(2)
@@ -28,7 +28,7 @@ def make_replay(capacity: int = 100) -> tuple[Replay, CountingPrior]:
 
 class TestReplay:
     @pytest.mark.parametrize("discount", [0.9, 0.0])
-    def test_what_goes_in_comes_out(self, discount):
+    def test_what_goes_in_comes_out(self, discount: float) -> None:
         """Every field of a transition is drawn as it was stored, with its perturbation and the prior's answers."""
         replay, _ = make_replay()
         replay.add([n_step_transition(7, discount=discount)])
@@ -45,7 +45,7 @@ class TestReplay:
             np.testing.assert_array_equal(np.full((3, 3), 8.0), batch.observations_t)
             np.testing.assert_array_equal([[8.0, 9.0]] * 3, batch.prior_t[:, :, 0])
 
-    def test_the_perturbation_is_fixed_when_the_transition_is_written(self):
+    def test_the_perturbation_is_fixed_when_the_transition_is_written(self) -> None:
         """Drawing twice gives the same perturbation: learning regresses on it."""
         replay, _ = make_replay()
         replay.add([n_step_transition(number) for number in range(10)])
@@ -55,7 +55,7 @@ class TestReplay:
         np.testing.assert_array_equal(first, second)
         np.testing.assert_allclose(np.ones(20), np.linalg.norm(first, axis=1), rtol=1e-6)
 
-    def test_consecutive_transitions_share_observations(self):
+    def test_consecutive_transitions_share_observations(self) -> None:
         """An episode of ten transitions has eleven observations: the prior is asked about each once."""
         replay, prior = make_replay()
 
@@ -63,7 +63,7 @@ class TestReplay:
 
         assert 11 == prior.num_observations
 
-    def test_sharing_goes_on_over_calls(self):
+    def test_sharing_goes_on_over_calls(self) -> None:
         """A step that is added alone finds the observation that its predecessor brought."""
         replay, prior = make_replay()
 
@@ -73,7 +73,7 @@ class TestReplay:
         assert 11 == prior.num_observations
 
     @pytest.mark.parametrize("capacity", [1, 7, 300])
-    def test_the_oldest_leave_first(self, capacity):
+    def test_the_oldest_leave_first(self, capacity: int) -> None:
         """Beyond the capacity exactly the newest are drawn, each with its own observations."""
         replay, _ = make_replay(capacity)
         replay.add([n_step_transition(number) for number in range(1000)])
@@ -87,7 +87,7 @@ class TestReplay:
             batch.observations_tm1[:, 0] + batch.actions_tm1, batch.prior_tm1[:, 0], "prior and observation disagree"
         )
 
-    def test_unshared_observations_never_outlive_their_ring(self):
+    def test_unshared_observations_never_outlive_their_ring(self) -> None:
         """Transitions of single-step truncated episodes store two observations each; what is drawn is still whole."""
         replay, _ = make_replay(50)
         replay.add([_alone(number) for number in range(2000)])
@@ -97,14 +97,14 @@ class TestReplay:
         assert 0 < len(replay) <= 50
         np.testing.assert_array_equal(batch.observations_tm1 + 1, batch.observations_t)
 
-    def test_masks_become_allowed_actions(self):
+    def test_masks_become_allowed_actions(self) -> None:
         """An empty mask allows everything."""
         replay, _ = make_replay()
         replay.add([n_step_transition(0, mask=b"\x00\x01")])
 
         assert [[False, True]] == replay.sample(np.random.default_rng(0), 1).is_allowed_t.tolist()
 
-    def test_recent_observations_are_the_newest(self):
+    def test_recent_observations_are_the_newest(self) -> None:
         """The gates look at what was seen lately."""
         replay, _ = make_replay(5)
         replay.add([n_step_transition(number) for number in range(10)])

@@ -5,10 +5,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import mlflow.artifacts  # noqa: F401 -- MLflow cannot be imported by two threads at once
-import mlflow.onnx  # noqa: F401
 import numpy as np
 import pytest
 from mlflow import MlflowClient
@@ -88,7 +86,7 @@ def num_versions(data_dir: Path) -> int:
 
 
 class TestRetrain:
-    def test_steps_become_a_version_in_service(self, log, address, data_dir):
+    def test_steps_become_a_version_in_service(self, log: ToyLog, address: str, data_dir: Path) -> None:
         """Forty steps by the fallback, and the alias stands at a version that learned from them."""
         DeepSeaPlayer(log, size=4).play(10)
 
@@ -102,7 +100,7 @@ class TestRetrain:
         assert 51 == serving.manifest.dataset[0].end_offset
         assert (2, 2, 5) == OnnxGraph(serving.graph).coefficients(np.zeros((2, 4, 4), np.uint8)).shape
 
-    def test_each_deployment_gets_the_return_of_its_episodes(self, log, address, data_dir):
+    def test_each_deployment_gets_the_return_of_its_episodes(self, log: ToyLog, address: str, data_dir: Path) -> None:
         """The ledger tells mean return and episodes of what a version played; evaluation episodes do not count."""
         player = DeepSeaPlayer(log, size=4)
         player.play(10)
@@ -113,13 +111,14 @@ class TestRetrain:
         run(address, data_dir)
 
         first, second = read_ledger(client(data_dir).get_registered_model("default").tags)
-        assert (10, pytest.approx(np.mean(returns))) == (first.num_episodes, first.mean_return)
+        assert 10 == first.num_episodes
+        assert pytest.approx(np.mean(returns)) == first.mean_return
         assert ("2", "1", 40) == (second.to_version, second.from_version, second.num_transitions)
         run_id = checkpoint(data_dir)[0].run_id
         curve = Tracking("", data_dir, "default", "champion").curve(run_id, "mean_return_by_deployment")
         assert 1 in dict(curve)
 
-    def test_without_promotion_versions_are_only_registered(self, log, address, data_dir):
+    def test_without_promotion_versions_are_only_registered(self, log: ToyLog, address: str, data_dir: Path) -> None:
         """Somebody else decides."""
         DeepSeaPlayer(log, size=4).play(10)
 
@@ -129,7 +128,7 @@ class TestRetrain:
         assert not model.aliases
         assert 1 == num_versions(data_dir)
 
-    def test_a_version_that_the_gates_hold_back_says_why(self, log, address, data_dir):
+    def test_a_version_that_the_gates_hold_back_says_why(self, log: ToyLog, address: str, data_dir: Path) -> None:
         """It stays registered with the reason as its tag, and what serves goes on serving."""
         player = DeepSeaPlayer(log, size=4)
         player.play(10)
@@ -141,7 +140,9 @@ class TestRetrain:
         assert "1" == Tracking("", data_dir, "default", "champion").serving_version()
         assert client(data_dir).get_model_version("default", "2").tags["hyperact.gate"].startswith("held: action flip")
 
-    def test_a_candidate_is_measured_in_its_environment_if_asked(self, log, address, data_dir):
+    def test_a_candidate_is_measured_in_its_environment_if_asked(
+        self, log: ToyLog, address: str, data_dir: Path
+    ) -> None:
         """No policy returns 2 in DeepSea: the candidate is held back."""
         DeepSeaPlayer(log, size=4).play(10)
 
@@ -150,7 +151,7 @@ class TestRetrain:
         assert "evaluation return" in client(data_dir).get_model_version("default", "1").tags["hyperact.gate"]
         assert "" == Tracking("", data_dir, "default", "champion").serving_version()
 
-    def test_it_goes_on_with_the_learner_that_init_made(self, log, address, data_dir):
+    def test_it_goes_on_with_the_learner_that_init_made(self, log: ToyLog, address: str, data_dir: Path) -> None:
         """The untrained version is the parent of the first one learned, with the same prior."""
         jobs.init(InitSettings.model_validate({"data_dir": data_dir, "promote": True, **_without_batch_size}))
         DeepSeaPlayer(log, size=4).play(10, version="1", deployment=1)
@@ -165,7 +166,7 @@ class TestRetrain:
             serving.manifest.num_learner_steps,
         )
 
-    def test_a_lost_learner_begins_anew_from_the_serving_spec(self, log, address, data_dir):
+    def test_a_lost_learner_begins_anew_from_the_serving_spec(self, log: ToyLog, address: str, data_dir: Path) -> None:
         """With the checkpoint gone, the whole log is learned from again, for the spec of what serves."""
         DeepSeaPlayer(log, size=4).play(10)
         run(address, data_dir)
@@ -181,12 +182,12 @@ class TestRetrain:
             serving.manifest.num_learner_steps,
         )
 
-    def test_nothing_to_begin_with_is_said(self, address, data_dir):
+    def test_nothing_to_begin_with_is_said(self, address: str, data_dir: Path) -> None:
         """No version and no environment: the message names the flag."""
         with pytest.raises(jobs.JobError, match="--env"):
             run(address, data_dir, env="", env_kwargs={})
 
-    def test_another_log_is_not_taken_for_the_one_learned_from(self, log, address, data_dir):
+    def test_another_log_is_not_taken_for_the_one_learned_from(self, log: ToyLog, address: str, data_dir: Path) -> None:
         """A log that ends before the checkpoint is refused instead of being learned from twice."""
         DeepSeaPlayer(log, size=4).play(10)
         run(address, data_dir)
@@ -196,7 +197,7 @@ class TestRetrain:
         with pytest.raises(jobs.JobError, match="another log"):
             run(address, data_dir)
 
-    def test_a_service_that_is_away_is_waited_for(self, log, address, data_dir):
+    def test_a_service_that_is_away_is_waited_for(self, log: ToyLog, address: str, data_dir: Path) -> None:
         """The job starts before the service is up, and learns when it is."""
         DeepSeaPlayer(log, size=4).play(10)
         log.is_away = True
@@ -208,7 +209,9 @@ class TestRetrain:
         comes_back.join()
         assert 1 == num_versions(data_dir)
 
-    def test_one_shot_steps_are_learned_from_when_their_rewards_are_in(self, log, address, data_dir):
+    def test_one_shot_steps_are_learned_from_when_their_rewards_are_in(
+        self, log: ToyLog, address: str, data_dir: Path
+    ) -> None:
         """A contextual bandit whose rewards come by report, each step an episode of its own."""
         for number in range(50):
             log.append(_bandit_step(number))
@@ -221,7 +224,7 @@ class TestRetrain:
         assert AgentKind.AGENT_KIND_ONE_SHOT == serving.manifest.spec.agent_kind
         assert 200 == serving.manifest.num_learner_steps
 
-    def test_continuing_agents_are_learned_from_without_an_end(self, log, address, data_dir):
+    def test_continuing_agents_are_learned_from_without_an_end(self, log: ToyLog, address: str, data_dir: Path) -> None:
         """Sixty steps of one endless episode: all but the last, whose outcome is not known yet, are transitions."""
         for number in range(60):
             log.append(_endless_step(number))
@@ -234,9 +237,11 @@ class TestRetrain:
 
 
 class TestDeath:
-    slow = {"min_new_steps": 40, "replay_ratio": 60.0, "max_deployments": 2, **deep_sea}
+    slow: ClassVar[dict[str, Any]] = {"min_new_steps": 40, "replay_ratio": 60.0, "max_deployments": 2, **deep_sea}
 
-    def test_a_killed_trainer_goes_on_bit_for_bit(self, log, address, data_dir, tmp_path_factory):
+    def test_a_killed_trainer_goes_on_bit_for_bit(
+        self, log: ToyLog, address: str, data_dir: Path, tmp_path_factory: pytest.TempPathFactory
+    ) -> None:
         """Killed while it learns its second version and started again, it ends where one that lived on ends."""
         undisturbed = tmp_path_factory.mktemp("undisturbed")
         make_registry(undisturbed)
@@ -257,7 +262,9 @@ class TestDeath:
         _assert_same_learner(undisturbed, data_dir)
         assert 2 == num_versions(data_dir)
 
-    def test_a_trainer_that_is_asked_to_stop_keeps_what_it_learned(self, log, address, data_dir):
+    def test_a_trainer_that_is_asked_to_stop_keeps_what_it_learned(
+        self, log: ToyLog, address: str, data_dir: Path
+    ) -> None:
         """SIGTERM in the middle of learning: it ends by itself, registers nothing half-learned, and goes on later."""
         DeepSeaPlayer(log, size=4).play(10)
         slow = self.slow | {"replay_ratio": 2000.0, "max_deployments": 1}
@@ -273,7 +280,9 @@ class TestDeath:
         assert 0 < state.num_updates_due < 80_000
         assert arrays["optimizer/0/step"] == 80_000 - state.num_updates_due
 
-    def test_a_version_registered_before_a_death_is_not_registered_again(self, log, address, data_dir):
+    def test_a_version_registered_before_a_death_is_not_registered_again(
+        self, log: ToyLog, address: str, data_dir: Path
+    ) -> None:
         """Killed between registering and noting it: the version is found by its candidate's name, and promoted."""
         DeepSeaPlayer(log, size=4).play(10)
         run(address, data_dir, promote=False)

@@ -12,7 +12,14 @@ from mlflow.artifacts import download_artifacts
 
 from hyperact.trainer.export import Lineage, golden_observations, write_version
 from hyperact.trainer.plots import learning_figure, returns_figure
-from hyperact.trainer.tracking import Candidate, MetricPoint, Tracking, TrackingUnavailableError, candidate_tag, gate_tag
+from hyperact.trainer.tracking import (
+    Candidate,
+    MetricPoint,
+    Tracking,
+    TrackingUnavailableError,
+    candidate_tag,
+    gate_tag,
+)
 from hyperact.v1 import manifests
 from hyperact.v1.deployments import read_ledger
 from hyperact.v1.model_pb2 import LogRange, Manifest
@@ -23,13 +30,13 @@ now = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
 @pytest.fixture
-def tracking(tmp_path):
+def tracking(tmp_path: Path) -> Tracking:
     make_registry(tmp_path)
     return Tracking("", tmp_path, "default", "champion")
 
 
 @pytest.fixture
-def client(tracking):
+def client(tracking: Tracking) -> MlflowClient:
     return MlflowClient(tracking.uri, tracking.uri)
 
 
@@ -41,7 +48,7 @@ def export(directory: Path, run_id: str = "") -> Manifest:
 
 
 @pytest.fixture
-def version(tracking, tmp_path):
+def version(tracking: Tracking, tmp_path: Path) -> str:
     run_id = tracking.start_run("retrain", {"seed": 0}, {})
     manifest = export(tmp_path / "export", run_id)
     tags = {candidate_tag: "life/17", gate_tag: "passed"}
@@ -49,7 +56,9 @@ def version(tracking, tmp_path):
 
 
 class TestVersions:
-    def test_a_downloaded_version_runs_with_onnx_runtime_alone(self, tracking, version, tmp_path):
+    def test_a_downloaded_version_runs_with_onnx_runtime_alone(
+        self, tracking: Tracking, version: str, tmp_path: Path
+    ) -> None:
         """models:/NAME/VERSION holds model.onnx and manifest.json on top: all that a service needs."""
         mlflow.set_tracking_uri(tracking.uri)
         root = Path(download_artifacts(f"models:/default/{version}", dst_path=str(tmp_path / "download")))
@@ -61,7 +70,7 @@ class TestVersions:
         assert (5, 2, 5) == answer.shape
         assert (tmp_path / "export" / "model.onnx").read_bytes() == (root / "model.onnx").read_bytes()
 
-    def test_any_mlflow_tool_can_load_it(self, tracking, version):
+    def test_any_mlflow_tool_can_load_it(self, tracking: Tracking, version: str) -> None:
         """The ONNX flavour carries signature and input example, so pyfunc predicts from a named tensor."""
         mlflow.set_tracking_uri(tracking.uri)
         model = mlflow.pyfunc.load_model(f"models:/default/{version}")
@@ -72,18 +81,18 @@ class TestVersions:
         assert ["observations"] == model.metadata.get_input_schema().input_names()
         assert model.metadata.saved_input_example_info is not None
 
-    def test_a_version_has_its_tags_from_the_first_moment(self, client, version):
+    def test_a_version_has_its_tags_from_the_first_moment(self, client: MlflowClient, version: str) -> None:
         """Whoever finds a version finds what it was made from and what the gates said."""
         tags = client.get_model_version("default", version).tags
 
         assert ("life/17", "passed") == (tags[candidate_tag], tags[gate_tag])
 
-    def test_a_candidate_is_found_by_its_name(self, tracking, version):
+    def test_a_candidate_is_found_by_its_name(self, tracking: Tracking, version: str) -> None:
         """A trainer that was killed after registering does not register again."""
         assert Candidate(version, "passed") == tracking.find_candidate("life/17")
         assert tracking.find_candidate("life/18") is None
 
-    def test_the_serving_version_comes_with_its_manifest_and_graph(self, tracking, version):
+    def test_the_serving_version_comes_with_its_manifest_and_graph(self, tracking: Tracking, version: str) -> None:
         """The gates compare with what is in service."""
         before = tracking.serving()
 
@@ -94,13 +103,15 @@ class TestVersions:
         assert serving is not None
         assert (version, 17) == (serving.version, serving.manifest.num_learner_steps)
 
-    def test_an_empty_registry_has_nothing(self, tracking):
+    def test_an_empty_registry_has_nothing(self, tracking: Tracking) -> None:
         """No model, no version, no error."""
         assert ("", "", None) == (tracking.serving_version(), tracking.newest_version(), tracking.find_candidate("x"))
 
 
 class TestLedger:
-    def test_a_promotion_moves_the_alias_and_writes_the_ledger(self, tracking, client, version):
+    def test_a_promotion_moves_the_alias_and_writes_the_ledger(
+        self, tracking: Tracking, client: MlflowClient, version: str
+    ) -> None:
         """Who, when, to what, after how many transitions, and what the gates said."""
         tracking.promote(version, "hyperact retrain", 200, "passed", now)
 
@@ -114,14 +125,16 @@ class TestLedger:
             entry.gate_report,
         )
 
-    def test_promoting_again_changes_nothing(self, tracking, client, version):
+    def test_promoting_again_changes_nothing(self, tracking: Tracking, client: MlflowClient, version: str) -> None:
         """A trainer that was killed before it could note its promotion promotes again: one deployment."""
         for _ in range(2):
             tracking.promote(version, "hyperact retrain", 200, "passed", now)
 
         assert 1 == len(read_ledger(client.get_registered_model("default").tags))
 
-    def test_returns_are_added_to_their_deployments(self, tracking, client, version):
+    def test_returns_are_added_to_their_deployments(
+        self, tracking: Tracking, client: MlflowClient, version: str
+    ) -> None:
         """Those of deployments that the ledger does not know (the fallback) are passed over."""
         tracking.promote(version, "hyperact retrain", 200, "passed", now)
 
@@ -132,7 +145,9 @@ class TestLedger:
 
 
 class TestRuns:
-    def test_a_run_has_parameters_curves_figures_and_files(self, tracking, client, tmp_path):
+    def test_a_run_has_parameters_curves_figures_and_files(
+        self, tracking: Tracking, client: MlflowClient, tmp_path: Path
+    ) -> None:
         """What MLflow's page shows of a training."""
         run_id = tracking.start_run("retrain", {"learning_rate": 0.001}, {"hyperact.lineage": "life"})
         tracking.log_points(run_id, [MetricPoint("loss", 2.0, 50), MetricPoint("loss", 1.0, 100)], now)
@@ -149,17 +164,21 @@ class TestRuns:
         assert {"learner", "learning.png", "returns.png"} == {file.path for file in client.list_artifacts(run_id)}
         assert "hyperact/default" == client.get_experiment(run.info.experiment_id).name
 
-    def test_a_run_names_the_stretch_of_the_log_that_it_learned_from(self, tracking, client, tmp_path):
+    def test_a_run_names_the_stretch_of_the_log_that_it_learned_from(
+        self, tracking: Tracking, client: MlflowClient, tmp_path: Path
+    ) -> None:
         """As a data set of MLflow's and as a tag."""
         run_id = tracking.start_run("retrain", {}, {})
 
         tracking.log_dataset(run_id, export(tmp_path / "export"), "127.0.0.1:1")
 
         run = client.get_run(run_id)
+        assert run.inputs is not None
         (used,) = run.inputs.dataset_inputs
-        assert {"a" * 32: [1, 9]} == json.loads(run.data.tags["hyperact.dataset"]) == json.loads(used.dataset.profile)
+        assert {"a" * 32: [1, 9]} == json.loads(run.data.tags["hyperact.dataset"])
+        assert run.data.tags["hyperact.dataset"] == used.dataset.profile
 
-    def test_a_run_goes_on_after_a_restart(self, tracking, client):
+    def test_a_run_goes_on_after_a_restart(self, tracking: Tracking, client: MlflowClient) -> None:
         """The curves of one learner's life stand in one run; one that was deleted is not gone on with."""
         run_id = tracking.start_run("retrain", {}, {})
         tracking.end_run(run_id)
@@ -168,7 +187,7 @@ class TestRuns:
         assert "RUNNING" == client.get_run(run_id).info.status
         assert not tracking.resume_run("0" * 32)
 
-    def test_artifacts_lie_in_the_data_directory(self, tracking, tmp_path):
+    def test_artifacts_lie_in_the_data_directory(self, tracking: Tracking, tmp_path: Path) -> None:
         """Without a server everything is in one place."""
         tracking.start_run("retrain", {}, {})
 
@@ -177,7 +196,7 @@ class TestRuns:
         assert str(tmp_path / "artifacts") == experiment.artifact_location
 
 
-def test_a_server_that_is_away_is_told_as_such(tmp_path, monkeypatch):
+def test_a_server_that_is_away_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every road to MLflow ends in the one error that the trainer waits on."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     tracking = Tracking("http://127.0.0.1:1", tmp_path, "default", "champion")

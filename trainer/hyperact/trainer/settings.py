@@ -46,7 +46,8 @@ class CommonSettings(BaseModel):
         default=0.0, ge=0, description="How long after a step rewards for it add up; 0: the first one settles it."
     )
     default_reward: float | None = Field(
-        None, description="The reward of a step for which none came within the window; unset: it is not learned from."
+        default=None,
+        description="The reward of a step for which none came in the window; unset: it is not learned from.",
     )
     learner: dict[str, Any] = Field(
         default_factory=dict,
@@ -122,7 +123,7 @@ class RetrainSettings(CommonSettings):
         description="Gate: the most total variation from the serving policy on recent observations.",
     )
     min_evaluation_return: float | None = Field(
-        None, description="Gate: the least mean return of evaluation episodes in env; unset: no evaluation."
+        default=None, description="Gate: the least mean return of evaluation episodes in env; unset: no evaluation."
     )
     evaluation_episodes: int = Field(default=20, gt=0, description="Episodes of that evaluation.")
 
