@@ -286,7 +286,7 @@ def wait_for_server(uri: str, log: Path) -> None:
         try:
             if requests.get(f"{uri}/health", timeout=1).ok:
                 return
-        except requests.ConnectionError:
+        except requests.RequestException:
             time.sleep(0.1)
     raise AssertionError(log.read_text())
 
