@@ -32,7 +32,8 @@ class MlpTorso(nn.Module):
 
     def forward(self, observations: Tensor) -> Tensor:
         """Return the features."""
-        features = observations.flatten(1).float() * self._scale + self._shift
+        # Not flatten: observations may be scalars.
+        features = observations.reshape(observations.shape[0], -1).float() * self._scale + self._shift
         for layer in self.layers:
             features = torch.relu(layer(features))
         return features
