@@ -45,7 +45,8 @@ def run(
     try:
         function = command.load()
         known = {other.name: other.field_names for other in commands.values()}
-        loaded = load_settings(catalogue.settings_class(function), command.name, arguments, environment, known)
+        settings_class = catalogue.settings_class(function)
+        loaded = load_settings(settings_class, command.name, arguments, environment, known, command.help)
         if loaded.print_config:
             print(to_toml(command.name, loaded.settings), end="")
             return 0

@@ -90,18 +90,20 @@ def load_settings(
     arguments: list[str],
     environment: Mapping[str, str],
     known: Mapping[str, Iterable[str]],
+    description: str = "",
 ) -> Loaded:
     """Return a command's settings.
 
     Args:
         known: the field names of every command by the command's name.
+        description: what `--help` says first; empty: the class's docstring.
 
     Raises:
         SettingsError: a key is unknown or a value does not fit.
         SystemExit: `--help` was asked for and printed.
     """
     known = {**known, command: settings_class.model_fields}
-    flags = read_flags(settings_class, command, arguments)
+    flags = read_flags(settings_class, command, arguments, description)
     check_variables(environment, known)
     variables = read_variables(settings_class)
     path = config_path(flags.get("config"), environment)
@@ -114,9 +116,9 @@ def load_settings(
         raise SettingsError("; ".join(describe(detail, layers) for detail in error.errors())) from error
 
 
-def read_flags(settings_class: type[BaseModel], command: str, arguments: list[str]) -> Values:
+def read_flags(settings_class: type[BaseModel], command: str, arguments: list[str], description: str = "") -> Values:
     """Return the values of the flags that were given."""
-    layered = layered_class(settings_class, command)
+    layered = layered_class(settings_class, command, description)
     try:
         return CliSettingsSource[Any](layered, cli_parse_args=arguments)()
     except pydantic_settings.SettingsError as error:
@@ -133,13 +135,13 @@ def read_variables(settings_class: type[BaseModel]) -> Values:
     return {key: value for key, value in values.items() if key not in common_names}
 
 
-def layered_class(settings_class: type[BaseModel], command: str) -> type[BaseSettings]:
+def layered_class(settings_class: type[BaseModel], command: str, description: str = "") -> type[BaseSettings]:
     """Return the settings as pydantic-settings wants them, with the flags that every command has."""
     common: Any = {name: (info.annotation, info) for name, info in CommonFlags.model_fields.items()}
     extended = create_model(settings_class.__name__, __base__=settings_class, **common)
 
     class Layered(BaseSettings, extended):  # type: ignore[misc, valid-type]
-        __doc__ = settings_class.__doc__
+        __doc__ = description or settings_class.__doc__
         model_config = SettingsConfigDict(
             cli_prog_name=f"hyperact {command}",
             cli_avoid_json=True,
