@@ -21,7 +21,8 @@ from hyperact.trainer.tracking import (
     gate_tag,
 )
 from hyperact.v1 import manifests
-from hyperact.v1.deployments import read_ledger
+from hyperact.v1.deployment_pb2 import Deployment
+from hyperact.v1.deployments import read_ledger, to_tag
 from hyperact.v1.model_pb2 import LogRange, Manifest
 from toy_trainer import learner_with_replay
 from toys import make_registry
@@ -142,6 +143,19 @@ class TestLedger:
 
         (entry,) = read_ledger(client.get_registered_model("default").tags)
         assert (0.5, 20, "passed") == (entry.mean_return, entry.num_episodes, entry.gate_report)
+
+    def test_an_observation_does_not_hide_who_promoted(
+        self, tracking: Tracking, client: MlflowClient, version: str
+    ) -> None:
+        """A service that saw the alias move a moment too early writes "observed": the next write sets it right."""
+        promoted = tracking.promote(version, "hyperact retrain", 200, "passed", now)
+        seen = Deployment(number=1, to_version=version, actor="observed", time=promoted.time)
+        client.set_registered_model_tag("default", *to_tag(seen))
+
+        tracking.write_returns({1: (0.5, 20)})
+
+        (entry,) = read_ledger(client.get_registered_model("default").tags)
+        assert ("hyperact retrain", 200, 0.5) == (entry.actor, entry.num_transitions, entry.mean_return)
 
 
 class TestRuns:

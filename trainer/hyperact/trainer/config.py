@@ -60,6 +60,11 @@ class LearnerConfig(BaseModel):
         description="Sigma, the weight of the stored perturbation; about the reward's noise in a bandit.",
     )
     replay_capacity: int = Field(default=200_000, gt=0, description="Transitions kept; the oldest leave first.")
+    replay_ratio: float = Field(
+        default=4.0,
+        gt=0,
+        description="Learner steps per new transition of `retrain` (measured: benchmarks/deployments_deepsea.py).",
+    )
     min_replay_size: int = Field(
         default=128, ge=0, description="Transitions before `train` begins to learn (released code)."
     )
@@ -91,6 +96,8 @@ atari = LearnerConfig(
     num_td_steps=5,
     perturbation_scale=0.01,
     replay_capacity=100_000,
+    # The papers' one update per step: on frames an update costs a hundred times one on a small grid.
+    replay_ratio=1.0,
     min_replay_size=2_000,
     reward_view="sign",
 )

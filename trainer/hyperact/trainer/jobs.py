@@ -85,13 +85,6 @@ def retrain(settings: RetrainSettings, stop: Event) -> None:
     """Learn from a service's log until stopped. Raises JobError."""
     checkpoints = Checkpoints(settings.data_dir, settings.model)
     tracking = _tracking(settings)
-    options = RetrainOptions(
-        min_new_steps=settings.min_new_steps,
-        replay_ratio=settings.replay_ratio,
-        max_versions=settings.max_deployments,
-        poll_seconds=settings.poll_seconds,
-        source=settings.address,
-    )
     channel_options = [("grpc.max_receive_message_length", _max_message_bytes)]
     with (
         _translating(),
@@ -102,6 +95,13 @@ def retrain(settings: RetrainSettings, stop: Event) -> None:
         if taken_up is None:
             return
         state, arrays = taken_up
+        options = RetrainOptions(
+            min_new_steps=settings.min_new_steps,
+            replay_ratio=settings.replay_ratio or state.config.replay_ratio,
+            max_versions=settings.max_deployments,
+            poll_seconds=settings.poll_seconds,
+            source=settings.address,
+        )
         retrainer = Retrainer(
             StepSource(channel, settings.model),
             checkpoints,

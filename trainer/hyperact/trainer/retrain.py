@@ -267,6 +267,7 @@ class Retrainer:
                 raise Stopped
             if self._clock() - self._last_save_seconds > save_period_seconds:
                 self._save()
+                logger.info("learning", updates_left=self._state.num_updates_due)
             statistics = self._learner.update(self._replay)
             self._state.num_updates_due -= 1
             self._curves.add(self._learner.num_learner_steps, statistics)

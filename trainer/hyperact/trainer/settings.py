@@ -106,7 +106,9 @@ class RetrainSettings(CommonSettings):
 
     address: str = Field(default="127.0.0.1:50051", description="The service whose log is read.")
     min_new_steps: int = Field(default=200, gt=0, description="New training steps to wait for before learning.")
-    replay_ratio: float = Field(default=4.0, gt=0, description="Learner steps per new transition.")
+    replay_ratio: float = Field(
+        default=0.0, ge=0, description="Learner steps per new transition; 0: the preset's (4, Atari 1)."
+    )
     batch_size: int = Field(
         default=0, ge=0, description="Transitions per learner step; 0: the preset's (128, Atari 32)."
     )

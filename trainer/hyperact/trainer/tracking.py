@@ -94,6 +94,7 @@ class Tracking:
         self._is_embedded = self.uri.startswith("sqlite:")
         self._model = model
         self._alias = alias
+        self._promoted: dict[int, Deployment] = {}
 
     @cached_property
     def _client(self) -> "MlflowClient":
@@ -262,12 +263,18 @@ class Tracking:
             entry.num_transitions = num_transitions
             entry.gate_report = gate_report
             self._client.set_registered_model_tag(self._model, *deployments.to_tag(entry))
+        self._promoted[entry.number] = entry
         return entry
 
     def write_returns(self, returns: Mapping[int, tuple[float, int]]) -> None:
-        """Write mean return and number of episodes into the ledger's entries, where they changed."""
+        """Write mean return and number of episodes into the ledger's entries, where they changed.
+
+        A service that saw the alias move before the ledger was written may have written its "observed" over the
+        promotion: what is known of it is written again.
+        """
         with _reaching(self.uri):
-            for entry in self._ledger():
+            for found in self._ledger():
+                entry = self._promoted.get(found.number, found) if found.actor == deployments.observed else found
                 mean, num_episodes = returns.get(entry.number, (0.0, 0))
                 if num_episodes and (entry.num_episodes, entry.mean_return) != (num_episodes, mean):
                     entry.mean_return, entry.num_episodes = mean, num_episodes
