@@ -16,6 +16,7 @@ import csv
 import fcntl
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -361,10 +362,15 @@ def report(
         verdict(settings, results, is_solved),
         f"plot: {plot}",
         f"figures: {data_dir / 'results.csv'}",
-        f"runs: mlflow ui --backend-store-uri sqlite:///{data_dir / 'mlflow.db'}",
+        f"runs: {mlflow_command()} ui --backend-store-uri sqlite:///{data_dir / 'mlflow.db'}",
     )
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def mlflow_command() -> str:
+    """Return how to call MLflow: by its name, or by its place beside this Python if the shell does not find it."""
+    return "mlflow" if shutil.which("mlflow") else os.path.relpath(Path(sys.executable).with_name("mlflow"))
 
 
 def verdict(settings: DemoSettings, results: Sequence[DeploymentResult], is_solved: bool) -> str:
