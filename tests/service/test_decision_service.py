@@ -290,6 +290,12 @@ BAD_REQUESTS = {
         "outcome.final_observation",
     ),
     "outcome of nothing": (make_request(outcome=Outcome(reward=1)), CODE.FAILED_PRECONDITION, "outcome"),
+    "number beyond any": (make_request(position=Position(number=2**64 - 1)), CODE.INVALID_ARGUMENT, "position.number"),
+    "episode beyond any": (
+        make_request(position=Position(episode=2**64 - 1)),
+        CODE.INVALID_ARGUMENT,
+        "position.episode",
+    ),
     "garbage token": (make_request(token=b"\x00" * 40), CODE.UNAUTHENTICATED, "token"),
     "short token": (make_request(token=b"x"), CODE.UNAUTHENTICATED, "token"),
     "huge token": (make_request(token=b"x" * 100_000), CODE.UNAUTHENTICATED, "token"),

@@ -183,9 +183,9 @@ class Position(_message.Message):
     EPISODE_FIELD_NUMBER: _builtins.int
     NUMBER_FIELD_NUMBER: _builtins.int
     episode: _builtins.int
-    """The episode within the run, from 0."""
+    """The episode within the run, from 0 to 2^63."""
     number: _builtins.int
-    """The step within the episode, from 0."""
+    """The step within the episode, from 0 to 2^63."""
     def __init__(
         self,
         *,

@@ -178,7 +178,7 @@ class DataPlane:
             digest=hash((request.observation.data, request.action_mask)),
             run=request.run,
             cursor=self._read_token(request.token, key),
-            position=(request.position.episode, request.position.number) if request.HasField("position") else None,
+            position=requests.read_position(request.position) if request.HasField("position") else None,
             has_outcome=has_outcome,
             is_end=is_end,
         )

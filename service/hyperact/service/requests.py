@@ -8,13 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperact.service.errors import InvalidRequestError
-from hyperact.v1.decision_pb2 import Outcome, StepId
+from hyperact.v1.decision_pb2 import Outcome, Position, StepId
 from hyperact.v1.errors import FieldError
 from hyperact.v1.steps import check_run, check_session, max_report_id_length
 from hyperact.v1.tensor_pb2 import Tensor
 from hyperact.v1.tensors import TensorChecker, to_array
 
 _shown_characters = 80
+_max_place = 1 << 63
+"""A position beyond it is refused: the steps and episodes after it must fit into a token, too."""
 
 
 def check_names(session: str, run: str) -> None:
@@ -66,6 +68,15 @@ def check_outcome(outcome: Outcome, checker: TensorChecker | None) -> None:
             message = "outcome.final_observation: only with terminated or truncated"
             raise InvalidRequestError(message, field="outcome.final_observation")
         read_observation(outcome.final_observation, checker, "outcome.final_observation")
+
+
+def read_position(position: Position) -> tuple[int, int]:
+    """Return episode and number."""
+    for name, found in (("episode", position.episode), ("number", position.number)):
+        if found > _max_place:
+            message = f"position.{name}: expected at most 2^63, got {found}"
+            raise InvalidRequestError(message, reason="WRONG_POSITION", field=f"position.{name}")
+    return position.episode, position.number
 
 
 def is_end(outcome: Outcome) -> bool:
