@@ -91,6 +91,11 @@ class World:
         entries = read_ledger(self.client.get_registered_model("default").tags)
         return [(entry.number, entry.from_version, entry.to_version, entry.actor) for entry in entries]
 
+    async def wait_for_authors(self, versions: ModelVersions) -> None:
+        """Let the time pass after which a move that nobody wrote down is recorded, and look once more."""
+        self.now += model_versions.observe_seconds
+        await versions.look()
+
     async def promote(self, version: str) -> None:
         """Move the alias and write the ledger."""
         now = datetime.fromtimestamp(self.now, UTC)
@@ -136,8 +141,42 @@ class TestDeployments:
         versions = await world.started()
 
         assert ("1", 1) == serving(versions)
-        assert [(1, "", "1", "observed")] == world.ledger()
         assert "observed" == versions.status().deployment.actor
+        await world.wait_for_authors(versions)
+        assert [(1, "", "1", "observed")] == world.ledger()
+
+    async def test_who_moved_the_alias_has_time_to_say_so(self, world: World) -> None:
+        """Promoting is two writes: a service that looks in between must not put its words over the author's."""
+        world.register("champion")
+        versions = await world.started()
+        await versions.look()
+
+        assert [] == world.ledger()
+        await world.promote("1")
+        await world.wait_for_authors(versions)
+        assert ("1", 1) == serving(versions)
+        assert [(1, "", "1", "somebody")] == world.ledger()
+        assert "somebody" == versions.status().deployment.actor
+
+    async def test_a_service_that_stops_leaves_no_deployment_unwritten(self, world: World) -> None:
+        """What only this service knows would be lost with it."""
+        world.register("champion")
+        await world.started()
+
+        await world.services[0].stop()
+
+        assert [(1, "", "1", "observed")] == world.ledger()
+
+    async def test_a_replica_that_has_not_seen_an_unwritten_deployment_takes_its_episodes(self, world: World) -> None:
+        """The alias moved, one replica was quicker: its sessions are welcome at the other, without a ledger."""
+        world.register("champion")
+        versions = await world.started()
+        world.register("champion", seed=1)
+
+        obtained = await versions.obtain("2")
+
+        assert obtained is not None
+        assert ("2", 2) == (obtained.version, obtained.deployment)
 
     async def test_a_promotion_keeps_its_author(self, world: World) -> None:
         """Who wrote the ledger stays there; the service does not write over it."""
@@ -157,6 +196,7 @@ class TestDeployments:
             await versions.look()
 
         assert ("1", 3) == serving(versions)
+        await world.wait_for_authors(versions)
         assert [(1, "", "1", "observed"), (2, "1", "2", "observed"), (3, "2", "1", "observed")] == world.ledger()
 
     async def test_two_replicas_agree_on_the_number(self, world: World) -> None:
@@ -165,6 +205,9 @@ class TestDeployments:
         first = await world.started(cache="a")
         second = await world.started(cache="b")
 
+        assert ("1", 1) == serving(first) == serving(second)
+        await world.wait_for_authors(first)
+        await second.look()
         assert ("1", 1) == serving(first) == serving(second)
         assert 1 == len(world.ledger())
 
@@ -182,6 +225,8 @@ class TestDeployments:
         versions = await world.started(repository=repository)
         world.register("champion", seed=1)
         await versions.look()
+
+        await world.wait_for_authors(versions)
 
         assert ("2", 2) == serving(versions)
         assert [] == world.ledger()
@@ -252,6 +297,8 @@ class TestRoads:
 
         assert answer.ok
         await wait_until(lambda: serving(service["default"]) == ("1", 1))
+        world.now += model_versions.observe_seconds
+        await wait_until(lambda: bool(read_ledger(client.get_registered_model("default").tags)))
         assert ["1"] == [entry.to_version for entry in read_ledger(client.get_registered_model("default").tags)]
 
 
@@ -341,6 +388,7 @@ class TestVersionsAtFault:
         assert ("1", 1) == serving(versions)
         assert {"1": "SERVING", "2": "REFUSED"} == states(versions)
         assert versions.status().versions[1].problem.startswith(f"{reason}: ")
+        await world.wait_for_authors(versions)
         assert [(1, "", "1", "observed")] == world.ledger()
 
     async def test_it_is_not_tried_again_until_somebody_asks(self, world: World) -> None:

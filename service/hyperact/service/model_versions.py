@@ -12,7 +12,10 @@ Rules:
    `min_drain_seconds`, for tokens that other replicas handed out, and at most until the drain deadline.
 5. A token may name a version that is not loaded here. If the ledger says that it served and its drain deadline has not
    passed, it is loaded again.
-6. At a start without the registry, or with an alias that cannot be served, the version that served last goes on, from
+6. An alias that was moved without an entry in the ledger is a deployment with a number at once, and is written there as
+   "observed" `observe_seconds` later (or at the end), if it is still missing: whoever moved the alias may be about to
+   write it, and the later of the two would take the other's words away.
+7. At a start without the registry, or with an alias that cannot be served, the version that served last goes on, from
    the cache.
 """
 
@@ -41,6 +44,7 @@ from hyperact.v1.manifests import spec_differences
 logger = logging.getLogger(__name__)
 min_drain_seconds = 5.0
 obtain_look_period_seconds = 1.0
+observe_seconds = 3.0
 cache_keep_seconds = 3600.0
 _max_looks = 3
 _Result = TypeVar("_Result")
@@ -130,6 +134,7 @@ class ModelVersions:
         self._refused: dict[str, _Refusal] = {}
         self._look_lock = asyncio.Lock()
         self._view = RegistryView()
+        self._observed: list[Deployment] = []
         self._is_verified = True
         self._registry_problem = "the registry was not read yet"
         self._registry_time = 0.0
@@ -178,7 +183,10 @@ class ModelVersions:
 
     def _last_deployment(self, version: str) -> tuple[Deployment | None, float]:
         """Return the last deployment of a version, and when its episodes must have moved on (Unix seconds)."""
-        ledger = self._view.ledger
+        ledger = self._ledger()
+        if self._view.alias_version == version:
+            # Perhaps nobody has written it yet.
+            ledger = [*ledger, entry_for(ledger, version, observed, _to_datetime(self._options.now()))]
         for place in reversed(range(len(ledger))):
             if ledger[place].to_version == version:
                 is_last = place == len(ledger) - 1
@@ -237,7 +245,9 @@ class ModelVersions:
         """Bring up what the registry names; False if the alias moved on meanwhile and another look is due."""
         if self._view.identity and view.identity != self._view.identity:
             self._is_verified = False
+            self._observed.clear()
         self._view = view
+        await self._record_observed(self._options.now() - observe_seconds)
         version = view.alias_version
         self._refused = {name: refusal for name, refusal in self._refused.items() if name == version}
         self._note_registry(self._alias_problem(), is_up=True)
@@ -275,38 +285,61 @@ class ModelVersions:
 
     async def _deploy(self, version: str, fresh: Fresh) -> bool:
         """Give the version its deployment number and swap it in; False if the alias moved on meanwhile."""
-        now = _to_datetime(self._options.now())
-        entry = entry_for(self._view.ledger, version, observed, now)
-        if self._is_new(entry):
-            await self._look_again()
-            if self._view.alias_version != version:
-                return False
-            entry = entry_for(self._view.ledger, version, observed, now)
-            if self._is_new(entry):
-                await self._record(entry)
-        number = entry.number
-        if self.serving is not None and self.serving.version != version:
-            number = max(number, self.serving.deployment + 1)
-        loaded = LoadedVersion(version, number, fresh.hypermodel)
+        entry = await self._find_entry(version)
+        if entry is None:
+            return False
+        loaded = LoadedVersion(version, entry.number, fresh.hypermodel)
         self._is_verified = fresh.is_verified
         if self.serving != loaded:
             await self._swap(loaded, fresh.origin)
         return True
 
+    async def _find_entry(self, version: str) -> Deployment | None:
+        """Return the deployment of the version that the alias names; None if the alias moved on meanwhile."""
+        now = _to_datetime(self._options.now())
+        if self._is_new(entry_for(self._ledger(), version, observed, now)):
+            await self._look_again()
+            if self._view.alias_version != version:
+                return None
+        entry = entry_for(self._ledger(), version, observed, now)
+        if self._is_new(entry):
+            self._observed.append(entry)
+        return entry
+
+    def _ledger(self) -> list[Deployment]:
+        """Return the registry's ledger and what was observed beyond it."""
+        ledger = self._view.ledger
+        last = ledger[-1].number if ledger else 0
+        return [*ledger, *(entry for entry in self._observed if entry.number > last)]
+
     def _is_new(self, entry: Deployment) -> bool:
-        return not self._view.ledger or self._view.ledger[-1].number != entry.number
+        ledger = self._ledger()
+        return not ledger or ledger[-1].number != entry.number
 
     async def _look_again(self) -> None:
         """Read the ledger once more: whoever moved the alias may have written it while the version was loaded."""
         with contextlib.suppress(RegistryUnavailableError):
             self._view = await self._options.repository.look(self.model)
 
-    async def _record(self, entry: Deployment) -> None:
-        try:
-            await self._options.repository.record(self.model, entry)
+    async def close(self) -> None:
+        """Write into the ledger what is still missing there: afterwards nobody here knows of it."""
+        if self._observed:
+            await self._look_again()
+            await self._record_observed(self._options.now())
+
+    async def _record_observed(self, until: float) -> None:
+        """Write into the ledger what was observed until then (Unix seconds) and is still missing there."""
+        last = self._view.ledger[-1].number if self._view.ledger else 0
+        self._observed = [entry for entry in self._observed if entry.number > last]
+        while self._observed and self._observed[0].time.ToNanoseconds() / 1e9 <= until:
+            entry = self._observed[0]
+            try:
+                await self._options.repository.record(self.model, entry)
+            except RegistryUnavailableError as error:
+                logger.warning("deployment %d of %s is not in the ledger: %s", entry.number, self.model, error)
+                return
+            self._observed.pop(0)
             self._view = replace(self._view, ledger=[*self._view.ledger, entry])
-        except RegistryUnavailableError as error:
-            logger.warning("deployment %d of %s is not in the ledger: %s", entry.number, self.model, error)
 
     async def serve_last(self) -> None:
         """If nothing serves, serve what served last, from the cache."""
@@ -422,7 +455,7 @@ class ModelVersions:
 
     def _deployment_of(self, loaded: LoadedVersion) -> Deployment:
         """Return the ledger's entry, or what is known of a deployment that could not be recorded."""
-        for entry in reversed(self._view.ledger):
+        for entry in reversed(self._ledger()):
             if entry.number == loaded.deployment:
                 return entry
         return Deployment(number=loaded.deployment, to_version=loaded.version, actor=observed)

@@ -20,6 +20,7 @@ __all__ = ["LoadedVersion", "Loader", "ModelVersions", "Versions"]
 logger = logging.getLogger(__name__)
 default_warm_up_batch_sizes = (1, 2, 32)
 sweep_seconds = 0.5
+close_seconds = 2.0
 
 
 class Versions:
@@ -114,6 +115,9 @@ class Versions:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(close_seconds):
+                await asyncio.gather(*(versions.close() for versions in self._models.values()))
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     def status(self, model: str = "") -> list[ModelStatus]:
