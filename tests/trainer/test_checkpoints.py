@@ -20,7 +20,7 @@ with Checkpoints(Path(sys.argv[1]), "default").locked():
 
 
 def toy_state() -> TrainerState:
-    state = new_state(Birth("default", toy_spec(), 3, "life", "Toy-v0", "7"), {"batch_size": 5}, {})
+    state = new_state(Birth("default", toy_spec(), 3, "life", "Toy-v0", "7"), {"batch_size": 5})
     state.rounds.append(RoundRecord(ends={"a": 9}, time_seconds=1.5, num_training_steps=8, num_transitions=7))
     state.num_updates_due = 11
     return state

@@ -6,11 +6,13 @@ from typing import Any
 import pytest
 import structlog
 from google.protobuf import json_format
+from mlflow import MlflowClient
 from pydantic import ValidationError
 
 from hyperact.trainer.commands import init, train
 from hyperact.trainer.settings import InitSettings, RetrainSettings, TrainSettings
 from hyperact.trainer.tracking import Tracking
+from hyperact.v1.deployments import read_ledger
 from hyperact.v1.model_pb2 import Manifest
 from toys import make_registry, toy_spec
 
@@ -33,6 +35,12 @@ def serving_manifest(data_dir: Path) -> Manifest:
     return serving.manifest
 
 
+def promoter(data_dir: Path) -> str:
+    """Return who made the last entry of the ledger."""
+    tags = MlflowClient(f"sqlite:///{data_dir}/mlflow.db").get_registered_model("default").tags
+    return read_ledger(tags)[-1].actor
+
+
 class TestInit:
     def test_an_untrained_version_is_put_into_service(self, data_dir: Path) -> None:
         """The prior alone is a policy that explores, before anything was learned."""
@@ -40,6 +48,7 @@ class TestInit:
 
         manifest = serving_manifest(data_dir)
         assert 0 == code
+        assert "hyperact init" == promoter(data_dir)
         assert (0, "CartPole-v1", [4]) == (
             manifest.num_learner_steps,
             manifest.environment,
@@ -68,7 +77,6 @@ class TestInit:
             ({}, "--env"),
             ({"env": "NoSuchThing-v0"}, "NoSuchThing-v0"),
             ({"spec": "no-such-file.json"}, "no-such-file.json"),
-            ({"env": "CartPole-v1", "learner": {"batchsize": 3}}, "batchsize"),
         ],
     )
     def test_what_is_wrong_is_said_in_a_line(
@@ -103,6 +111,7 @@ class TestTrain:
 
         assert 0 == code
         assert 0 < serving_manifest(data_dir).num_learner_steps < 1200
+        assert "hyperact train" == promoter(data_dir)
         assert "solved" in capsys.readouterr().out
 
     def test_nothing_is_registered_unless_wanted(self, data_dir: Path) -> None:
@@ -120,6 +129,8 @@ class TestSettings:
             ({"default_reward": 0.0}, "reward_window_seconds"),
             ({"min_evaluation_return": 0.0}, "needs env"),
             ({"min_new_step": 3}, "min_new_step"),
+            ({"learner": {"batchsize": 3}}, "batchsize: Extra inputs are not permitted"),
+            ({"learner": {"network": {"torso": "cnn"}}}, r"network\.torso: Input should be 'mlp' or 'atari'"),
         ],
     )
     def test_settings_that_contradict_each_other_are_refused(self, values: dict[str, Any], message: str) -> None:

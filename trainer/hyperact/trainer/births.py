@@ -25,12 +25,12 @@ class Birth:
     parent_version: str = ""
 
 
-def new_state(birth: Birth, overrides: Mapping[str, Any], default: Mapping[str, Any]) -> TrainerState:
-    """Return the state of a trainer that learned nothing yet. `overrides` go over `default` over the spec's preset."""
+def new_state(birth: Birth, overrides: Mapping[str, Any]) -> TrainerState:
+    """Return the state of a trainer that learned nothing yet. `overrides` go over the spec's preset."""
     return TrainerState(
         model=birth.model,
         spec_json=json_format.MessageToJson(birth.spec, indent=None),
-        config=preset(birth.spec).with_overrides(default).with_overrides(overrides),
+        config=preset(birth.spec).with_overrides(overrides),
         seed=birth.seed,
         environment=birth.environment,
         lineage=birth.lineage,

@@ -55,10 +55,10 @@ def init(settings: InitSettings) -> None:
                 "retrain it, move the file away, or choose another --model"
             )
         tracking = _tracking(settings)
-        state = new_state(_birth(settings, tracking.serving_version()), settings.learner, {})
+        state = new_state(_birth(settings, tracking.serving_version()), settings.learner)
         learner = make_learner(state)
         state.run_id = tracking.start_run("init", parameters(state.config, learner.spec), {})
-        releases = Releases(tracking, GateLimits(), settings.promote)
+        releases = Releases(tracking, GateLimits(), "hyperact init", settings.promote)
         release = _release_untrained(state, learner, releases)
         tracking.end_run(state.run_id)
         state.parent_version, state.run_id = release.version, ""
@@ -73,7 +73,7 @@ def train(settings: TrainSettings) -> None:
         environment, evaluation = (make_environment(settings.env, keywords) for _ in range(2))
         spec = spec_of(environment, agent_kinds[settings.agent_kind], settings.discount, settings.index_dim)
         birth = Birth(settings.model, spec, settings.seed, uuid.uuid4().hex, settings.env)
-        state = new_state(birth, settings.learner, {})
+        state = new_state(birth, settings.learner)
         learner = make_learner(state)
         run = _TrainingRun(settings, environment, evaluation, learner)
         run.run()
@@ -174,7 +174,7 @@ class _TrainingRun:
         tracking.log_points(state.run_id, self._curves.take() + points, now)
         tracking.log_figure(state.run_id, returns_figure(self._returns, self._evaluations), "returns.png")
         recent = self._replay.recent_observations(num_recent_observations)
-        releases = Releases(tracking, GateLimits(), self._settings.promote)
+        releases = Releases(tracking, GateLimits(), "hyperact train", self._settings.promote)
         release = releases.release(
             f"{state.lineage}/{self._learner.num_learner_steps}",
             self._learner,
@@ -244,7 +244,7 @@ def _take_up(
             stop.wait(settings.poll_seconds)
     else:
         return None
-    return new_state(birth, _overrides(settings), {}), None
+    return new_state(birth, _overrides(settings)), None
 
 
 def _retrain_birth(settings: RetrainSettings, tracking: Tracking) -> Birth:
@@ -306,7 +306,7 @@ def _tracking(settings: CommonSettings) -> Tracking:
 
 def _releases(settings: RetrainSettings, tracking: Tracking) -> Releases:
     limits = GateLimits(settings.max_action_flip_rate, settings.max_divergence, settings.min_evaluation_return)
-    return Releases(tracking, limits, settings.promote, _evaluator(settings))
+    return Releases(tracking, limits, "hyperact retrain", settings.promote, _evaluator(settings))
 
 
 def _evaluator(settings: RetrainSettings) -> Callable[[Learner], float] | None:

@@ -30,7 +30,6 @@ from hyperact.v1.deployment_pb2 import Deployment
 from hyperact.v1.manifests import spec_differences
 from hyperact.v1.model_pb2 import Manifest
 
-actor = "hyperact retrain"
 _passed = "passed"
 _num_golden = 64
 
@@ -50,12 +49,14 @@ class Releases:
     """Makes versions of one model.
 
     Attributes:
+        actor: who promotes, for the ledger.
         is_promoting: whether a candidate that passes the gates is promoted.
         evaluate: measures the return of a learner; None if there is no environment to do so in.
     """
 
     tracking: Tracking
     limits: GateLimits
+    actor: str
     is_promoting: bool
     evaluate: Callable[[Learner], float] | None = None
 
@@ -107,7 +108,9 @@ class Releases:
         """Promote a registered candidate if it passed the gates; harmless if that happened already."""
         deployment = None
         if self.is_promoting and candidate.gate_report.startswith(_passed):
-            deployment = self.tracking.promote(candidate.version, actor, num_transitions, candidate.gate_report, now)
+            deployment = self.tracking.promote(
+                candidate.version, self.actor, num_transitions, candidate.gate_report, now
+            )
         return Release(candidate.version, candidate.gate_report, deployment, manifest)
 
     def _evidence(self, learner: Learner, observations: Observations, serving: ServingVersion | None) -> Evidence:

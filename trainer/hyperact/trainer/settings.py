@@ -4,8 +4,9 @@ import warnings
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from hyperact.trainer.config import LearnerConfig
 from hyperact.v1.model_pb2 import AgentKind
 
 agent_kinds = {
@@ -58,6 +59,16 @@ class CommonSettings(BaseModel):
     log_format: Literal["console", "json"] = Field(
         default="console", description="How log lines look: console or json."
     )
+
+    @field_validator("learner")
+    @classmethod
+    def _check_learner(cls, learner: dict[str, Any]) -> dict[str, Any]:
+        try:
+            LearnerConfig().with_overrides(learner)
+        except ValidationError as error:
+            wrong = (f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in error.errors())
+            raise ValueError("; ".join(wrong)) from error
+        return learner
 
     @model_validator(mode="after")
     def _check(self) -> Self:
