@@ -166,6 +166,17 @@ class TestRetrain:
             serving.manifest.num_learner_steps,
         )
 
+    def test_a_new_run_tells_what_earlier_deployments_returned(self, log: ToyLog, address: str, data_dir: Path) -> None:
+        """The curve begins with the deployment that `init` made, before the trainer had a run of its own."""
+        jobs.init(InitSettings.model_validate({"data_dir": data_dir, "promote": True, **_without_batch_size}))
+        returns = DeepSeaPlayer(log, size=4).play(10, version="1", deployment=1)
+
+        run(address, data_dir, env="", env_kwargs={})
+
+        run_id = checkpoint(data_dir)[0].run_id
+        curve = Tracking("", data_dir, "default", "champion").curve(run_id, "mean_return_by_deployment")
+        assert [(1, pytest.approx(np.mean(returns)))] == curve
+
     def test_a_lost_learner_begins_anew_from_the_serving_spec(self, log: ToyLog, address: str, data_dir: Path) -> None:
         """With the checkpoint gone, the whole log is learned from again, for the spec of what serves."""
         DeepSeaPlayer(log, size=4).play(10)

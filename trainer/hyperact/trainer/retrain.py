@@ -324,6 +324,8 @@ class Retrainer:
         }
         tags = {"hyperact.lineage": self._state.lineage, "hyperact.environment": self._state.environment}
         self._state.run_id = self._tracking.start_run("retrain", named, tags)
+        # A new run knows nothing of what earlier deployments returned.
+        self._written_returns = {}
         self._save()
 
     def _tell(self, release: Release) -> None:
@@ -354,6 +356,7 @@ class Retrainer:
             self._tracking.log_file(run_id, self._checkpoints.path, "learner")
         except TrackingUnavailableError as error:
             logger.warning("the run could not be logged", problem=str(error))
+        self._write_returns()
 
     def _write_returns(self) -> None:
         """Tell the ledger and the run what deployments returned, where that changed."""
