@@ -24,7 +24,14 @@ _trainer_array = "trainer"
 
 
 class RoundRecord(BaseModel):
-    """One stretch of the log that was learned from; see `ingest.Round`."""
+    """One stretch of the log that was learned from together.
+
+    Attributes:
+        ends: for every partition, the offset after the last entry of the round.
+        time_seconds: when it was fixed (Unix time); reward windows that ended before are closed.
+        num_training_steps: training steps that the log held up to its end, by the service's count.
+        num_transitions: transitions that it gave.
+    """
 
     model_config = ConfigDict(extra="forbid")
 

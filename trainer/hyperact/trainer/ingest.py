@@ -57,21 +57,6 @@ class Extent:
     num_training_steps: int
 
 
-@dataclass(frozen=True, slots=True)
-class Round:
-    """A stretch of the log that was, or is to be, learned from together.
-
-    Attributes:
-        ends: for every partition, the offset after the last entry of the round.
-        time_seconds: when it was fixed (Unix time); reward windows that ended before are closed.
-        num_training_steps: training steps that the log held up to its end, by the service's count.
-    """
-
-    ends: Positions
-    time_seconds: float
-    num_training_steps: int
-
-
 class StepSource:
     """One model's log, behind LogService."""
 
