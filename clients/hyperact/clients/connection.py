@@ -36,10 +36,7 @@ service_config = {
     "loadBalancingConfig": [{"round_robin": {}}],
     "methodConfig": [
         {
-            "name": [
-                {"service": f"hyperact.v1.{service}"}
-                for service in ("DecisionService", "LogService", "DeploymentService")
-            ],
+            "name": [{"service": f"hyperact.v1.{service}"} for service in services],
             "waitForReady": True,
             "retryPolicy": {
                 "maxAttempts": 5,
