@@ -24,7 +24,7 @@ from hyperact.service.errors import RegistryUnavailableError, UnknownNameError, 
 from hyperact.service.hypermodel import Hypermodel
 from hyperact.service.metrics import Metrics
 from hyperact.service.model_versions import ModelVersions
-from hyperact.service.repository import Repository
+from hyperact.service.repository import Repository, max_hanging_calls
 from hyperact.service.version_cache import VersionCache
 from hyperact.service.versions import Versions
 from hyperact.v1 import manifests
@@ -247,6 +247,17 @@ class TestDeployments:
         """A model that is not served is an error that tells which are."""
         with pytest.raises(UnknownNameError, match="served: default"):
             world.service()["other"]
+
+    async def test_many_models_are_looked_at_together(self, world: World) -> None:
+        """Calls that are merely under way are not calls that hang."""
+        models = tuple(f"model-{number}" for number in range(2 * max_hanging_calls))
+        for model in models:
+            world.client.create_registered_model(model)
+
+        service = world.service(models=models, poll_seconds=3600.0)
+        await service.start()
+
+        assert {""} == {status.registry_problem for status in service.status()}
 
     async def test_models_have_their_own_versions(self, world: World) -> None:
         """Two models side by side do not mix."""

@@ -92,7 +92,7 @@ class Repository:
         self._max_version_bytes = max_version_bytes
         self._call_seconds = call_seconds
         self._download_seconds = download_seconds
-        self._num_calls = 0
+        self._num_hanging = 0
         self._lock = threading.Lock()
         self._making_store = threading.Lock()
         self._has_store = False
@@ -130,23 +130,31 @@ class Repository:
         return await self._call(lambda: self._list_versions(model), self._call_seconds)
 
     async def _call(self, function: Callable[[], _Result], seconds: float) -> _Result:
+        if self._num_hanging >= max_hanging_calls:
+            raise RegistryUnavailableError(f"{self._num_hanging} earlier calls still wait for an answer")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[_Result] = loop.create_future()
-        with self._lock:
-            if self._num_calls >= max_hanging_calls:
-                raise RegistryUnavailableError(f"{self._num_calls} earlier calls still wait for an answer")
-            self._num_calls += 1
-        thread = threading.Thread(target=self._run, args=(function, loop, future), name="registry-call", daemon=True)
-        thread.start()
+        ended = threading.Event()
+        work = (function, loop, future, ended)
+        threading.Thread(target=self._run, args=work, name="registry-call", daemon=True).start()
         try:
             async with asyncio.timeout(seconds):
                 return await future
         except TimeoutError:
             raise RegistryUnavailableError(f"{self.tracking_uri} did not answer within {seconds:g} s") from None
+        finally:
+            with self._lock:
+                self._num_hanging += not ended.is_set()
+                ended.set()
 
     def _run(
-        self, function: Callable[[], _Result], loop: asyncio.AbstractEventLoop, future: "asyncio.Future[_Result]"
+        self,
+        function: Callable[[], _Result],
+        loop: asyncio.AbstractEventLoop,
+        future: "asyncio.Future[_Result]",
+        ended: threading.Event,
     ) -> None:
+        """Call, and hand the result over. `ended` is set by whoever ends first: the call, or the waiting for it."""
         result: _Result | None = None
         error: Exception | None = None
         try:
@@ -157,7 +165,8 @@ class Repository:
             error = RegistryUnavailableError(f"{self.tracking_uri}: {_first_line(raised)}")
             error.__cause__ = raised
         with self._lock:
-            self._num_calls -= 1
+            self._num_hanging -= ended.is_set()
+            ended.set()
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(_settle, future, result, error)
 
