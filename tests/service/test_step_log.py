@@ -103,6 +103,24 @@ class TestStepLog:
         assert [toy_step(0, action=1)] == results
         await log.close()
 
+    async def test_a_stored_step_that_is_damaged_is_told_and_survived(self, tmp_path: Path) -> None:
+        """A disk that erred: the retry of that step fails, and all others are logged as before."""
+        first = open_log(tmp_path)
+        await first.append([toy_step(0)])
+        await first.close()
+        with contextlib.closing(sqlite3.connect(partition_path(tmp_path, 0))) as connection:
+            connection.execute("UPDATE entries SET form = 0, payload = x'ffff'")
+            connection.commit()
+        log = open_log(tmp_path)
+
+        async with asyncio.timeout(30):
+            with pytest.raises(UnavailableError):
+                await log.append([toy_step(0)])
+        await wait_until(lambda: not log.problem())
+
+        assert [None] == await log.append([toy_step(1)])
+        await log.close()
+
     async def test_reports_with_one_id_count_once(self, log: StepLog, tmp_path: Path) -> None:
         """A report is known by its step and its id; another id is another report."""
         step = toy_step(0)

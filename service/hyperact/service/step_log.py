@@ -211,10 +211,10 @@ class StepLog:
                 return self._refuse(groups, problem)
             assert self._storage is not None
             stored = self._storage.write(records, self.num_dropped)
-        except (sqlite3.Error, OSError, ValueError) as error:
+            self.num_commits += 1
+            found = [None if payload is None else Step.FromString(payload) for payload in stored]
+        except Exception as error:  # noqa: BLE001 - whatever it is, the writer must live and nobody may wait in vain
             return self._refuse(groups, _explain(error))
-        self.num_commits += 1
-        found = [None if payload is None else Step.FromString(payload) for payload in stored]
         num_found = len(found) - found.count(None)
         self.num_steps += sum(record.kind is Kind.STEP for record in records) - num_found
         outcomes: list[_Outcome] = []
