@@ -1,14 +1,17 @@
 """DecisionService over a real socket, with a real registry and a real log."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
 import pytest
 
 import toys
+from hyperact.service.servicer import DecisionServicer, max_batches_per_stream
 from hyperact.v1 import manifests
 from hyperact.v1.decision_pb2 import (
     ActBatchRequest,
@@ -430,6 +433,23 @@ class TestBatchesAndStreams:
         for n in range(40):
             sessions = [result.response.step_id.session for result in answers[100 + n]]
             assert [f"agent-{n}-{m}" for m in range(3)] == sessions
+
+    async def test_a_client_that_does_not_read_its_answers_is_not_asked_for_more(self, service: RunningWorker) -> None:
+        """Answers that nobody fetches must not pile up in the service."""
+        num_taken = 0
+
+        async def batches() -> AsyncIterator[ActStreamRequest]:
+            nonlocal num_taken
+            for num_taken in range(1, 1001):
+                yield ActStreamRequest(requests=[make_request(f"agent-{num_taken}")])
+
+        servicer = DecisionServicer(service.worker._data_plane)
+        no_context: Any = None
+        async with contextlib.aclosing(servicer.ActStream(batches(), no_context)) as stream:  # type: ignore[type-var]
+            await anext(stream)
+            await asyncio.sleep(0.5)
+
+        assert num_taken <= max_batches_per_stream + 1
 
     async def test_a_bad_batch_ends_its_stream_with_the_reason(self, service: RunningWorker) -> None:
         """A stream whose client breaks the rules is told so."""

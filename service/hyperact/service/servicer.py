@@ -55,7 +55,8 @@ class DecisionServicer(decision_pb2_grpc.DecisionServiceServicer):
     ) -> AsyncIterator[ActStreamResponse]:
         """Answer batches as they come; one that is quick may overtake one that is not."""
         responses: asyncio.Queue[ActStreamResponse | BaseException | None] = asyncio.Queue()
-        reader = asyncio.create_task(self._answer_all(request_iterator, responses))
+        places = asyncio.Semaphore(max_batches_per_stream)
+        reader = asyncio.create_task(self._answer_all(request_iterator, responses, places))
         try:
             while (response := await responses.get()) is not None:
                 if isinstance(response, DecisionError):
@@ -63,6 +64,7 @@ class DecisionServicer(decision_pb2_grpc.DecisionServiceServicer):
                 if isinstance(response, BaseException):
                     raise response
                 yield response
+                places.release()
         finally:
             reader.cancel()
 
@@ -84,9 +86,13 @@ class DecisionServicer(decision_pb2_grpc.DecisionServiceServicer):
         self,
         requests: AsyncIterator[ActStreamRequest],
         responses: "asyncio.Queue[ActStreamResponse | BaseException | None]",
+        places: asyncio.Semaphore,
     ) -> None:
-        """Answer every batch of a stream, at most so many at once: the rest waits in the transport."""
-        places = asyncio.Semaphore(max_batches_per_stream)
+        """Answer every batch of a stream.
+
+        A batch holds one of the `places` until its answer was sent: the rest waits in the transport, also behind a
+        client that sends and does not read.
+        """
 
         async def answer(request: ActStreamRequest) -> None:
             try:
@@ -94,8 +100,6 @@ class DecisionServicer(decision_pb2_grpc.DecisionServiceServicer):
                 responses.put_nowait(ActStreamResponse(batch_id=request.batch_id, results=_to_results(answers)))
             except Exception as error:  # noqa: BLE001 - it is raised where the stream is answered
                 responses.put_nowait(error)
-            finally:
-                places.release()
 
         try:
             async with asyncio.TaskGroup() as group:
