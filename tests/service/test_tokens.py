@@ -97,6 +97,20 @@ class TestKeys:
 
         assert not text or text not in str(caught.value)
 
+    @pytest.mark.parametrize(
+        ("content", "problem"),
+        [(b"\xff\xfe" * 20, "expected hexadecimal digits"), (b"abcd", "expected 16 to 64 bytes, got 2")],
+    )
+    def test_a_file_that_holds_no_key_is_named(self, tmp_path: Path, content: bytes, problem: str) -> None:
+        """Whoever put a wrong file there learns which one, and the log shows none of it."""
+        (tmp_path / "secret").write_bytes(content)
+        settings = ServeSettings.model_validate({"data_dir": tmp_path, "token_key_file": str(tmp_path / "secret")})
+
+        with pytest.raises(ValueError, match="secret") as caught:
+            load_keys(settings)
+
+        assert f"{tmp_path}/secret: {problem}" == str(caught.value)
+
     def test_keys_do_not_print(self) -> None:
         """A log line with the settings or the keys gives nothing away."""
         settings = ServeSettings.model_validate({"index_key": "11" * 32})

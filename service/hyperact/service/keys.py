@@ -39,19 +39,19 @@ def load_keys(settings: ServeSettings) -> Keys:
 def load_or_make_key(path: Path, draw: Callable[[int], bytes] = secrets.token_bytes) -> bytes:
     """Return the key in a file; make the file, mode 0600, if it is not there."""
     try:
-        return parse_key(path.read_text(), str(path))
+        return parse_key(path.read_bytes(), str(path))
     except FileNotFoundError:
         _create(path, draw(num_key_bytes).hex() + "\n")
-        return parse_key(path.read_text(), str(path))
+        return parse_key(path.read_bytes(), str(path))
 
 
-def parse_key(text: str, source: str) -> bytes:
+def parse_key(text: str | bytes, source: str) -> bytes:
     """Return the bytes of a key in hex. ValueError names the source and not the content."""
     try:
-        key = bytes.fromhex(text.strip())
+        key = bytes.fromhex((text if isinstance(text, str) else text.decode("ascii")).strip())
         check_key(key)
     except FieldError as error:
-        raise ValueError(f"{source}: {error}") from None
+        raise ValueError(f"{source}: {str(error).removeprefix(f'{error.field}: ')}") from None
     except ValueError:
         raise ValueError(f"{source}: expected hexadecimal digits") from None
     return key
@@ -63,7 +63,7 @@ def _load(settings: ServeSettings, name: str) -> bytes:
         return parse_key(given, f"{name}_key")
     file = getattr(settings, f"{name}_key_file")
     if file:
-        return parse_key(Path(file).read_text(), file)
+        return parse_key(Path(file).read_bytes(), file)
     return load_or_make_key(settings.data_dir / "keys" / f"{name}.key")
 
 
