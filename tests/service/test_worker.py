@@ -218,13 +218,37 @@ class TestFallback:
             assert [True, True, False] == [first.fallback, second.fallback, third.fallback]
             assert ("1", 1) == (third.version, third.deployment)
 
-    async def test_when_it_is_off_nothing_can_be_decided(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        ("settings", "mask"),
+        [
+            ({}, b""),
+            ({"require_version": True}, b"\x01\x01"),
+            ({"require_version": True, "fallback_num_actions": 2}, b""),
+        ],
+    )
+    async def test_when_it_is_off_or_knows_no_actions_nothing_can_be_decided(
+        self, tmp_path: Path, settings: dict[str, Any], mask: bytes
+    ) -> None:
         """Without a version and without a fallback the answer is a clear no."""
-        async with running(tmp_path) as service:
-            found = await refusal(service.decision.Act(make_request()))
+        async with running(tmp_path, **settings) as service:
+            found = await refusal(service.decision.Act(make_request(action_mask=mask)))
 
             assert (CODE.FAILED_PRECONDITION, "NO_VERSION") == (found.code, found.reason)
             assert [] == await service.steps()
+
+    async def test_a_mask_tells_how_many_actions_there_are(self, tmp_path: Path) -> None:
+        """An agent that sends masks can start on an empty registry that nobody told anything."""
+        async with running(tmp_path) as service:
+            answer = await service.decision.Act(make_request(action_mask=b"\x01\x00\x01\x01"))
+            other = await service.decision.Act(make_request("other", action_mask=b"\x00\x01"))
+            found = await refusal(service.decision.Act(make_request("none", action_mask=b"\x00\x00")))
+
+            assert answer.action in (0, 2, 3)
+            assert answer.fallback
+            assert answer.propensity == pytest.approx(1 / 3)
+            assert (1, 1.0) == (other.action, other.propensity)
+            assert (CODE.INVALID_ARGUMENT, "action_mask") == (found.code, found.field)
+            assert not await is_ready(service)
 
     async def test_bad_observations_are_refused_without_a_spec_too(self, tmp_path: Path) -> None:
         """What is not a tensor, or not finite, does not get into the log."""

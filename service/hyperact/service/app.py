@@ -203,7 +203,8 @@ def _make_limits(settings: ServeSettings) -> Limits:
         max_queued=settings.max_queued,
         batch_wait_seconds=settings.batch_wait_ms / 1e3,
         inference_threads=settings.inference_threads,
-        fallback_num_actions=settings.fallback_num_actions,
+        is_fallback_allowed=not settings.require_version,
+        fallback_num_actions=0 if settings.require_version else settings.fallback_num_actions,
         session_ttl_seconds=settings.session_ttl_seconds,
         max_sessions=settings.max_sessions,
     )

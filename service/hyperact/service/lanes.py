@@ -57,7 +57,10 @@ class Lane(Protocol):
 
 @dataclass(slots=True)
 class FallbackLane:
-    """Chooses uniformly among the allowed actions, by a function of the step."""
+    """Chooses uniformly among the allowed actions, by a function of the step.
+
+    `num_actions` 0: not known; then every row has a mask.
+    """
 
     key: bytes
     num_actions: int
@@ -74,7 +77,7 @@ class FallbackLane:
     def _decide(self, row: Question) -> Decided:
         allowed: Sequence[int] = range(self.num_actions)
         if row.action_mask:
-            allowed = [action for action in allowed if row.action_mask[action]]
+            allowed = [action for action, is_allowed in enumerate(row.action_mask) if is_allowed]
         place = int(derive_uniform_action(self.key, row.step) * len(allowed))
         return Decided(allowed[place], 0.0, 1.0 / len(allowed))
 

@@ -105,7 +105,7 @@ class Pipeline:
         elif not flight.is_pin_known:
             self._place(row, versions.serving, is_repinned=True)
         elif not pinned:
-            is_possible = self._limits.fallback_num_actions > 0
+            is_possible = self._can_fall_back(row)
             self._place(row, None if is_possible else versions.serving, is_repinned=not is_possible)
         elif versions.is_overdue(pinned):
             self._place(row, versions.serving, is_repinned=True)
@@ -125,8 +125,9 @@ class Pipeline:
 
     def _place(self, row: Row, loaded: LoadedVersion | None, *, is_repinned: bool, deployment: int = 0) -> None:
         """Put a row into the batch of a version, or of the fallback."""
-        if loaded is None and not self._limits.fallback_num_actions:
-            message = f"model {row.versions.model!r} has no version yet, and the uniform fallback is off"
+        if loaded is None and not self._can_fall_back(row):
+            why = "does not know how many actions there are" if self._limits.is_fallback_allowed else "is off"
+            message = f"model {row.versions.model!r} has no version yet, and the uniform fallback {why}"
             self._fail([row], PreconditionError(message, reason="NO_VERSION"))
             return
         active = self.lanes.open(row.versions, loaded)
@@ -146,6 +147,11 @@ class Pipeline:
             row.index = self._indices(row.step[:4], row.segment, lane.index_dim, lane.distribution)
         self._sessions.assign(row.flight, lane.version)
         active.batcher.add(row)
+
+    def _can_fall_back(self, row: Row) -> bool:
+        """Tell whether a row can be decided without a version: whether it is allowed, and the actions are known."""
+        is_known = self._limits.fallback_num_actions or row.action_mask or row.versions.serving is not None
+        return self._limits.is_fallback_allowed and bool(is_known)
 
     def _derive_index(
         self, episode: tuple[str, str, str, int], segment: int, index_dim: int, distribution: Any

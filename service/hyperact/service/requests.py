@@ -14,6 +14,7 @@ from hyperact.v1.steps import check_run, check_session, max_report_id_length
 from hyperact.v1.tensor_pb2 import Tensor
 from hyperact.v1.tensors import TensorChecker, to_array
 
+max_num_actions = 65536
 _shown_characters = 80
 _max_place = 1 << 63
 """A position beyond it is refused: the steps and episodes after it must fit into a token, too."""
@@ -44,11 +45,13 @@ def read_observation(tensor: Tensor, checker: TensorChecker | None, field: str =
 
 
 def check_mask(mask: bytes, num_actions: int) -> None:
-    """Check an action mask; an empty one is none."""
+    """Check an action mask; an empty one is none. `num_actions` 0: not known, the mask tells."""
     if not mask:
         return
     problem = ""
-    if len(mask) != num_actions:
+    if not num_actions and len(mask) > max_num_actions:
+        problem = f"expected at most {max_num_actions} bytes, one per action, got {len(mask)}"
+    elif num_actions and len(mask) != num_actions:
         problem = f"expected {num_actions} bytes, one per action, got {len(mask)}"
     elif mask.strip(b"\x00\x01"):
         problem = f"expected bytes 0 and 1, got {max(mask)}"

@@ -82,10 +82,13 @@ class ServeSettings(BaseModel, extra="forbid"):
     log_min_free_bytes: int = Field(64 << 20, ge=0, description="Free disk space below which no step is accepted.")
     log_max_queued_records: int = Field(16384, gt=0, description="Log records that may wait to be written.")
     fallback_num_actions: int = Field(
-        0, ge=0, le=65536, description="While there is no version, act uniformly at random among so many; 0: refuse."
+        0,
+        ge=0,
+        le=65536,
+        description="While there is no version, act uniformly at random among so many; 0: as a request's mask tells.",
     )
     require_version: bool = Field(
-        False, description="Whether to be unready while the registry holds no version, whatever the fallback."
+        False, description="Whether to decide nothing, and be unready, while there is no version."
     )
     max_batch: int = Field(256, ge=1, le=65536, description="The most rows of one model call and of one message.")
     batch_wait_ms: float = Field(
