@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -228,6 +229,16 @@ class TestWhoIsAtFault:
 
         with pytest.raises(PreconditionError):
             second.act(observation + 1)
+
+    def test_giving_up_leaves_nothing_behind(self) -> None:
+        """No thread goes on to look for the service, to complain once its connection is closed."""
+        before = set(threading.enumerate())
+
+        with Connection("127.0.0.1:9") as connection:
+            with pytest.raises(UnavailableError):
+                connection.wait_until_reachable(0.05)
+
+            assert set(threading.enumerate()) <= before
 
     def test_nobody_there(self) -> None:
         """One line says where we looked, soon."""

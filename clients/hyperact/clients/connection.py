@@ -92,10 +92,12 @@ class Connection:
     def wait_until_reachable(self, timeout_seconds: float | None = None) -> None:
         """Return once the service can be reached; UnavailableError if it cannot within the timeout."""
         seconds = self.timeout_seconds if timeout_seconds is None else timeout_seconds
+        # A call, not channel_ready_future: that one's thread goes on looking, and complains once the channel is closed.
         try:
-            grpc.channel_ready_future(self._channel).result(timeout=seconds)
-        except grpc.FutureTimeoutError:
-            raise unreachable(self.address, seconds) from None
+            self._deployments.GetStatus(GetStatusRequest(), timeout=seconds, wait_for_ready=True)
+        except grpc.RpcError as error:
+            if _code(error) in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE):
+                raise unreachable(self.address, seconds) from None
 
     def call(self, effect: Call) -> Any:
         """Send one request of DecisionService; ClientError."""
@@ -328,6 +330,11 @@ async def send_async(method: Any, request: Any, timeout_seconds: float) -> Any:
         return await method(request, timeout=timeout_seconds, wait_for_ready=True)
     except grpc.RpcError as error:
         raise from_rpc_error(error, timeout_seconds) from error
+
+
+def _code(error: grpc.RpcError) -> grpc.StatusCode:
+    call: grpc.Call = error  # type: ignore[assignment]  # what grpc raises is a Call too
+    return call.code()
 
 
 def unreachable(address: str, seconds: float) -> UnavailableError:
