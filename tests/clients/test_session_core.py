@@ -11,7 +11,15 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from hyperact.clients.effects import Call, Effects, Sleep, run, run_async
-from hyperact.clients.errors import BatchError, BusyError, ClientError, FencedError, UnavailableError, make_error
+from hyperact.clients.errors import (
+    BatchError,
+    BusyError,
+    ClientError,
+    FencedError,
+    RequestError,
+    UnavailableError,
+    make_error,
+)
 from hyperact.clients.retries import Retries
 from hyperact.clients.session_core import SessionCore, VectorCore
 from hyperact.clients.session_memory import SessionMemory, make_outcome
@@ -30,6 +38,7 @@ from hyperact.v1.steps import StepKey
 observation = np.zeros(2, np.float32)
 unavailable = make_error(grpc.StatusCode.UNAVAILABLE, "away")
 busy = make_error(grpc.StatusCode.RESOURCE_EXHAUSTED, "queue full", reason="EXHAUSTED", retry_delay_seconds=0.7)
+refused = make_error(grpc.StatusCode.INVALID_ARGUMENT, "expected a finite number", "outcome.reward", "NOT_FINITE")
 fenced = make_error(grpc.StatusCode.ABORTED, "newer run", "run", "FENCED_RUN")
 
 
@@ -82,6 +91,9 @@ def answer(request: ActRequest, action: int = 0) -> ActResponse:
 def answer_first(call: Call) -> Any:
     """Answer any single request."""
     return answer(call.request)
+
+
+reply = answer(ActRequest(session="a", run="r"))
 
 
 def make_core(world: World, **keywords: float) -> SessionCore:
@@ -165,6 +177,33 @@ class TestSession:
         world.play(core.act(observation))
 
         assert world.calls[0].request == world.calls[1].request
+
+    def test_a_refused_outcome_makes_room_for_another(self) -> None:
+        """A reward of NaN is the caller's to mend; the session goes on with what is observed in its place."""
+        world = World(in_turn(reply, refused, reply))
+        core = make_core(world)
+        world.play(core.act(observation))
+        core.memory.observe(make_outcome(np.nan, terminated=False, truncated=False))
+        with pytest.raises(RequestError):
+            world.play(core.act(observation))
+
+        core.memory.observe(make_outcome(2.0, terminated=False, truncated=False))
+        world.play(core.act(observation))
+
+        assert 2.0 == world.calls[-1].request.outcome.reward
+
+    def test_an_outcome_that_was_not_at_fault_stays(self) -> None:
+        """A wrong observation loses nothing of what was observed before."""
+        world = World(in_turn(reply, make_error(grpc.StatusCode.INVALID_ARGUMENT, "bad", "observation.shape"), reply))
+        core = make_core(world)
+        world.play(core.act(observation))
+        core.memory.observe(make_outcome(2.0, terminated=False, truncated=False))
+        with pytest.raises(RequestError):
+            world.play(core.act(observation))
+
+        world.play(core.act(observation))
+
+        assert 2.0 == world.calls[-1].request.outcome.reward
 
     def test_closing_without_an_outcome_asks_nothing(self) -> None:
         """Leaving a context costs no call when nothing waits."""
@@ -278,6 +317,32 @@ class TestVectorSession:
 
         reports = [call.request for call in world.calls if call.method == "Report"]
         assert [("a", 1.0), ("c", 2.0)] == [(report.session, report.outcome.reward) for report in reports]
+
+    def test_a_rows_refused_outcome_makes_room_for_another(self) -> None:
+        """As for a session alone."""
+        failing: dict[str, list[ClientError]] = {}
+        world = World(self.serve(failing))
+        core = self.make(world, 2)
+        world.play(core.act([observation] * 2))
+        core.observe(1, make_outcome(np.nan, terminated=False, truncated=False))
+        failing["b"] = [refused]
+        with pytest.raises(BatchError):
+            world.play(core.act([observation] * 2))
+
+        core.observe(1, make_outcome(2.0, terminated=False, truncated=False))
+        world.play(core.act({1: observation}))
+
+        assert 2.0 == world.calls[-1].request.requests[0].outcome.reward
+
+    @pytest.mark.parametrize("number", [1, 3])
+    def test_there_is_one_observation_and_one_mask_for_each_row(self, number: int) -> None:
+        """A row that should sit out is left out by its number, not by its place at the end."""
+        core = self.make(World(self.serve({})), 2)
+
+        with pytest.raises(ValueError, match=f"observations: expected one per row, 2, got {number}"):
+            next(core.act([observation] * number))
+        with pytest.raises(ValueError, match="action_masks: expected one per row"):
+            next(core.act([observation] * 2, [[True, True]] * number))
 
     def test_two_rows_cannot_have_one_name(self) -> None:
         """They would fence each other."""

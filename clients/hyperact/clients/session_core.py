@@ -1,15 +1,15 @@
 """What sessions do, as effects: the part that sync and asyncio clients share. Pure: the clock is given."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from typing import Any
 
 from numpy.typing import ArrayLike, NDArray
 
 from hyperact.clients.effects import Effects, Sleep
-from hyperact.clients.errors import BatchError, ClientError, from_act_error
+from hyperact.clients.errors import BatchError, ClientError, RequestError, from_act_error
 from hyperact.clients.retries import Retries, call, call_until
 from hyperact.clients.session_memory import Decision, SessionMemory
-from hyperact.v1.decision_pb2 import ActBatchRequest, ActRequest, Outcome
+from hyperact.v1.decision_pb2 import ActBatchRequest, ActRequest, Outcome, ReportRequest
 from hyperact.v1.steps import StepKey
 
 # One observation per row, or by row for only some of them.
@@ -29,7 +29,7 @@ class SessionCore:
     ) -> Effects[Decision]:
         """Ask for one decision; the outcome that waits goes along."""
         request = self.memory.next_request(observation, action_mask, want_posterior=want_posterior)
-        return self.memory.take_answer((yield from call("Act", request, self._retries, self._clock)))
+        return self.memory.take_answer((yield from self._call("Act", request)))
 
     def report(self, outcome: Outcome, step: StepKey | None = None, report_id: str = "") -> Effects[StepKey]:
         """Report an outcome at once and return the step that it was recorded for."""
@@ -42,8 +42,16 @@ class SessionCore:
         """Report the outcome that waits, if one does."""
         request = self.memory.closing_report()
         if request is not None:
-            response = yield from call("Report", request, self._retries, self._clock)
+            response = yield from self._call("Report", request)
             self.memory.take_report_answer(request, response)
+
+    def _call(self, method: str, request: ActRequest | ReportRequest) -> Effects[Any]:
+        """Send a request with the outcome that waits."""
+        try:
+            return (yield from call(method, request, self._retries, self._clock))
+        except RequestError as error:
+            self.memory.take_refusal(error.field)
+            raise
 
     def _last_step(self) -> StepKey:
         assert self.memory.last_step is not None
@@ -73,9 +81,13 @@ class VectorCore:
         """Ask for a decision for each row; None for the rows that took no part.
 
         Raises:
+            ValueError: there are not as many observations, or masks, as rows.
             BatchError: some rows failed for good; the others were answered.
             ClientError: the whole batch failed. Asking again with the same observations is safe.
         """
+        self._check_length("action_masks", action_masks)
+        if not isinstance(observations, Mapping):
+            self._check_length("observations", observations)
         rows: Mapping[int, ArrayLike] = (
             observations if isinstance(observations, Mapping) else dict(enumerate(observations))
         )
@@ -102,6 +114,10 @@ class VectorCore:
         for memory in self.memories:
             yield from SessionCore(memory, self._retries, self._clock).close_episode()
 
+    def _check_length(self, name: str, values: Sized | None) -> None:
+        if values is not None and len(values) != len(self.memories):
+            raise ValueError(f"{name}: expected one per row, {len(self.memories)}, got {len(values)}")
+
     def _act_chunk(
         self,
         requests: dict[int, ActRequest],
@@ -123,6 +139,7 @@ class VectorCore:
                 error = from_act_error(result.error)
                 pause_seconds = self._retries.delay_seconds(error, attempt)
                 if pause_seconds is None or self._clock() + pause_seconds >= deadline:
+                    self.memories[row].take_refusal(error.field)
                     errors[row] = error
                     del requests[row]
                 else:

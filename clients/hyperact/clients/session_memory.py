@@ -8,7 +8,8 @@ The rules:
    names its step, and the same request may be sent again until it is answered.
 3. What followed an action is remembered by `observe` and travels with the next request, or at once by a report.
    It is forgotten only when an answer says that it arrived.
-4. A request that failed changes nothing here.
+4. A request that failed changes nothing here, but for one: if the outcome itself was refused, another may be observed
+   in its place.
 """
 
 from dataclasses import dataclass
@@ -124,6 +125,12 @@ class SessionMemory:
             is_fallback=response.fallback,
             posterior=_posterior(response) if response.HasField("posterior") else None,
         )
+
+    def take_refusal(self, field: str) -> None:
+        """Take in that the service refused a request for a field: an outcome at fault makes room for another."""
+        if self._outcome is not None and field.partition(".")[0] == "outcome":
+            self._outcome = None
+            self._awaits_outcome = True
 
     def closing_report(self) -> ReportRequest | None:
         """Return the report of the outcome that waits; None if none does."""

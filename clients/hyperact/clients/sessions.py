@@ -228,8 +228,10 @@ class VectorSession:
 
         Args:
             observations: one per row, or by row for only some of them.
+            action_masks: one per row.
 
         Raises:
+            ValueError: there are not as many observations, or masks, as rows.
             BatchError: some rows failed for good; its `decisions` are those of the others.
             ClientError: nothing was answered.
         """
