@@ -38,6 +38,20 @@ class Blind(gymnasium.Env[Any, Any]):
     render_mode = "rgb_array"
 
 
+class Unpainted(Blind):
+    """An environment whose painter is not installed."""
+
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 -- gymnasium.Env declares it so
+
+    def reset(self, **_: Any) -> tuple[Any, dict[str, Any]]:
+        """Begin, unseen."""
+        return np.zeros(2, np.float32), {}
+
+    def render(self) -> None:
+        """Fail as Gymnasium's own do."""
+        raise gymnasium.error.DependencyNotInstalled("pygame is not installed")
+
+
 class TestNames:
     @pytest.mark.parametrize(
         ("name", "expected"),
@@ -94,6 +108,13 @@ class TestSpaces:
 
         with pytest.raises(UnplayableError, match="no render mode rgb_array"):
             make_environments(game("test/Blind-v0"), 1, tmp_path / "videos" / "blind")
+
+    def test_recording_may_need_a_library(self, tmp_path: Path) -> None:
+        """Gymnasium says which, before the first step."""
+        gymnasium.register("test/Unpainted-v0", entry_point=lambda **_: Unpainted())
+
+        with pytest.raises(UnplayableError, match="cannot be recorded: pygame is not installed"):
+            make_environments(game("test/Unpainted-v0"), 1, tmp_path / "videos" / "unpainted")
 
     def test_the_first_ones_episodes_are_recorded(self, tmp_path: Path) -> None:
         """As videos in the folder."""

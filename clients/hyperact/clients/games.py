@@ -93,6 +93,12 @@ def make_recorded(game: Game, record: Path) -> Environment:
     if "rgb_array" not in environment.metadata.get("render_modes", ()):
         environment.close()
         raise UnplayableError(f"environment {game.label} cannot be recorded: it has no render mode rgb_array")
+    try:
+        environment.reset()
+        environment.render()
+    except gymnasium.error.DependencyNotInstalled as error:
+        environment.close()
+        raise UnplayableError(f"environment {game.label} cannot be recorded: {error}") from error
     return gymnasium.wrappers.RecordVideo(
         environment,
         str(record.parent),
