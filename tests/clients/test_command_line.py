@@ -233,6 +233,7 @@ class TestWhatIsWrong:
             (["--times", "x"], "--times: input should be a valid integer"),
             (["--times", "0"], "--times: input should be greater than or equal to 1, got '0'"),
             (["--times"], "--times: expected one argument"),
+            (["--extras", "x"], "--extras: expected JSON"),
             (["--config", "none.toml"], "--config: there is no file none.toml"),
         ],
     )

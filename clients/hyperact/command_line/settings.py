@@ -195,6 +195,9 @@ def check_variables(environment: Mapping[str, str], known: Mapping[str, Iterable
 def describe_flags(message: str, settings_class: type[BaseModel]) -> str:
     """Return what is wrong with the flags, naming the nearest known one for each that is unknown."""
     plain = message.removeprefix("error parsing CLI: ")
+    if plain.startswith("Parsing error encountered for "):
+        name = plain.removeprefix("Parsing error encountered for ").partition(":")[0]
+        return f'{flag(name)}: expected JSON, such as {{"size": 10}}'
     unknown = plain.removeprefix("unrecognized arguments: ")
     if unknown == plain:
         return plain
