@@ -15,6 +15,8 @@ from typing import Any
 import grpc
 import pytest
 
+from hyperact.service import supervisor
+from hyperact.service.settings import ServeSettings
 from hyperact.v1.decision_pb2 import Outcome, Position
 from hyperact.v1.decision_pb2_grpc import DecisionServiceStub
 from hyperact.v1.log_pb2 import ReadRequest
@@ -156,6 +158,25 @@ def test_workers_share_the_address_and_are_restarted(tmp_path: Path) -> None:
         restarted["partition"],
     )
     assert 0 == code
+
+
+def give_up(settings: ServeSettings, worker: int) -> int:
+    """Be a worker that cannot start."""
+    return 1
+
+
+def test_a_worker_that_gives_up_ends_the_start_but_not_a_service_that_runs(tmp_path: Path) -> None:
+    """Wrong settings stay wrong. A worker that comes back to a full disk must not take the healthy ones with it."""
+    settings = ServeSettings.model_validate({"data_dir": tmp_path})
+    first = supervisor._spawn(give_up, settings, 0)
+    first.join()
+    workers = {0: first}
+
+    assert supervisor._restart_dead(workers, give_up, settings, [], is_starting=True)
+    assert {0: first} == workers
+    assert not supervisor._restart_dead(workers, give_up, settings, [], is_starting=False)
+    assert workers[0] is not first
+    workers[0].join()
 
 
 @pytest.mark.parametrize(

@@ -20,12 +20,15 @@ logger = structlog.stdlib.get_logger("hyperact.service")
 poll_seconds = 0.2
 restart_delay_seconds = 1.0
 kill_after_seconds = 5.0
+start_seconds = 30.0
 
 
 def supervise(settings: ServeSettings, run: Callable[[ServeSettings, int], int]) -> int:
     """Run `settings.workers` workers until SIGTERM or SIGINT; return 0 if all ended well, else 1.
 
-    A worker that fails at its very start is not restarted: whatever is wrong with the settings stays wrong.
+    A worker that gives up (exit code 1) in the first `start_seconds` ends them all: whatever is wrong with the settings
+    stays wrong. One that gives up later is started anew like any other that died: the rest still serves, and what is
+    wrong (a full disk) may be mended.
     """
     stopping: list[int] = []
 
@@ -39,9 +42,11 @@ def supervise(settings: ServeSettings, run: Callable[[ServeSettings, int], int])
         workers = {worker: _spawn(run, shared, worker) for worker in range(settings.workers)}
         logger.info("supervising", address=shared.address, pids=[process.pid for process in workers.values()])
         is_failed = False
+        settled_time = time.monotonic() + start_seconds
         while not stopping and not is_failed:
             time.sleep(poll_seconds)
-            is_failed = _restart_dead(workers, run, shared, stopping)
+            is_starting = time.monotonic() < settled_time
+            is_failed = _restart_dead(workers, run, shared, stopping, is_starting=is_starting)
         codes = _stop_all(workers, settings.shutdown_grace_seconds + kill_after_seconds)
     return int(is_failed or any(codes))
 
@@ -51,13 +56,15 @@ def _restart_dead(
     run: Callable[[ServeSettings, int], int],
     settings: ServeSettings,
     stopping: list[int],
+    *,
+    is_starting: bool,
 ) -> bool:
     """Start anew the workers that died; tell whether one could not start at all (exit code 1)."""
     for worker, process in workers.items():
         if process.is_alive() or stopping:
             continue
         logger.error("a worker died", number=worker, pid=process.pid, exit_code=process.exitcode)
-        if process.exitcode == 1:
+        if is_starting and process.exitcode == 1:
             return True
         time.sleep(restart_delay_seconds)
         if not stopping:
