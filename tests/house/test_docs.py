@@ -72,6 +72,18 @@ def without_settings() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("HYPERACT_")}
 
 
+def wait_until_listening(address: str, process: "subprocess.Popen[bytes]") -> None:
+    """Return once a process listens; on a busy machine its start may take longer than an example waits."""
+    host, _, port = address.rpartition(":")
+    while process.poll() is None:
+        try:
+            socket.create_connection((host, int(port)), timeout=1).close()
+        except OSError:
+            time.sleep(0.1)
+        else:
+            return
+
+
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[str]:
     """Return the address of a service that acts at random."""
@@ -83,6 +95,7 @@ def service(tmp_path: Path) -> Iterator[str]:
         process = subprocess.Popen(
             [str(hyperact), "serve", *flags], cwd=tmp_path, env=without_settings(), stdout=output, stderr=output
         )
+    wait_until_listening(address, process)
     yield address
     process.send_signal(signal.SIGTERM)
     process.wait(timeout=60)
