@@ -88,7 +88,7 @@ def ledger(tmp_path: Path) -> list[Deployment]:
 @pytest.mark.timeout(300)
 def test_a_trainer_that_comes_back_goes_on_where_it_stood(address: str, tmp_path: Path) -> None:
     """Version after version from one log: each transition once, each deployment with its number and its returns."""
-    retrain = ["retrain", "--address", address, "--data-dir", str(tmp_path), "--max-deployments", "1"]
+    retrain = ["retrain", "--address", address, "--data-dir", str(tmp_path), "--max-versions", "1"]
     sea = ["--env", "hyperact/DeepSea-v0", "--env-kwargs", '{"size": 4}', "--poll-seconds", "0.1"]
 
     play(address, tmp_path, 2)

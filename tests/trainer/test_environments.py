@@ -1,3 +1,5 @@
+import sys
+
 import gymnasium
 import numpy as np
 import pytest
@@ -44,6 +46,14 @@ class TestMakeEnvironment:
         """In one line that names it."""
         with pytest.raises(ValueError, match=name):
             make_environment(name)
+
+    def test_a_client_that_is_not_installed_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The trainer's extra alone brings no Atari."""
+        monkeypatch.setitem(sys.modules, "ale_py", None)
+        monkeypatch.delitem(sys.modules, "hyperact.clients.atari", raising=False)
+
+        with pytest.raises(ValueError, match=r"pip install 'hyperact\[clients\]'"):
+            make_environment("ALE/Freeway-v5")
 
     @pytest.mark.parametrize(("name", "what"), [("FrozenLake-v1", "Box"), ("Pendulum-v1", "Discrete")])
     def test_an_environment_that_cannot_be_learned_is_told(self, name: str, what: str) -> None:

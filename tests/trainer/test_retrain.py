@@ -52,7 +52,7 @@ def data_dir(tmp_path: Path) -> Path:
 
 
 def settings(address: str, data_dir: Path, **changes: Any) -> RetrainSettings:
-    values = {"address": address, "data_dir": data_dir, "poll_seconds": 0.02, "min_new_steps": 40, "max_deployments": 1}
+    values = {"address": address, "data_dir": data_dir, "poll_seconds": 0.02, "min_new_steps": 40, "max_versions": 1}
     return RetrainSettings.model_validate(values | deep_sea | changes)
 
 
@@ -248,7 +248,7 @@ class TestRetrain:
 
 
 class TestDeath:
-    slow: ClassVar[dict[str, Any]] = {"min_new_steps": 40, "replay_ratio": 60.0, "max_deployments": 2, **deep_sea}
+    slow: ClassVar[dict[str, Any]] = {"min_new_steps": 40, "replay_ratio": 60.0, "max_versions": 2, **deep_sea}
 
     def test_a_killed_trainer_goes_on_bit_for_bit(
         self, log: ToyLog, address: str, data_dir: Path, tmp_path_factory: pytest.TempPathFactory
@@ -267,7 +267,7 @@ class TestDeath:
         trainers[1].kill()
         trainers[1].wait()
         assert 1 == num_versions(data_dir)
-        trainers[1] = start_retrain(address, data_dir, **self.slow | {"max_deployments": 1})
+        trainers[1] = start_retrain(address, data_dir, **self.slow | {"max_versions": 1})
 
         assert [0, 0] == [trainer.wait() for trainer in trainers]
         _assert_same_learner(undisturbed, data_dir)
@@ -278,7 +278,7 @@ class TestDeath:
     ) -> None:
         """SIGTERM in the middle of learning: it ends by itself, registers nothing half-learned, and goes on later."""
         DeepSeaPlayer(log, size=4).play(10)
-        slow = self.slow | {"replay_ratio": 2000.0, "max_deployments": 1}
+        slow = self.slow | {"replay_ratio": 2000.0, "max_versions": 1}
         trainer = start_retrain(address, data_dir, **slow)
         wait_for(data_dir, lambda state: bool(state.num_updates_due))
         time.sleep(0.5)

@@ -41,7 +41,10 @@ def make_environment(name: str, keywords: Mapping[str, Any] | None = None) -> En
     """
     try:
         environment = gymnasium.make(environment_name(name), **dict(keywords or {}))
-    except (gymnasium.error.Error, ModuleNotFoundError, TypeError) as error:
+    except ModuleNotFoundError as error:
+        advice = ": pip install 'hyperact[clients]'" if environment_name(name).startswith("hyperact.clients.") else ""
+        raise ValueError(f"environment {name!r} cannot be made: {error}{advice}") from error
+    except (gymnasium.error.Error, TypeError) as error:
         raise ValueError(f"environment {name!r} cannot be made: {error}") from error
     observation, action = environment.observation_space, environment.action_space
     if not isinstance(observation, spaces.Box):

@@ -98,7 +98,7 @@ def retrain(settings: RetrainSettings, stop: Event) -> None:
         options = RetrainOptions(
             min_new_steps=settings.min_new_steps,
             replay_ratio=settings.replay_ratio or state.config.replay_ratio,
-            max_versions=settings.max_deployments,
+            max_versions=settings.max_versions,
             poll_seconds=settings.poll_seconds,
             source=settings.address,
         )

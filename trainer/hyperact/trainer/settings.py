@@ -123,7 +123,7 @@ class RetrainSettings(CommonSettings):
     batch_size: int = Field(
         default=0, ge=0, description="Transitions per learner step; 0: the preset's (128, Atari 32)."
     )
-    max_deployments: int = Field(default=0, ge=0, description="Versions to make before ending; 0: until stopped.")
+    max_versions: int = Field(default=0, ge=0, description="Versions to make before ending; 0: until stopped.")
     promote: bool = Field(default=True, description="Whether to put versions that pass the gates into service.")
     poll_seconds: float = Field(default=0.5, gt=0, description="How often to look for new steps.")
     max_action_flip_rate: float = Field(
