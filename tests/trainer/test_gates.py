@@ -19,13 +19,13 @@ class TestComparePolicies:
         """Nothing flips and nothing diverges."""
         same = coefficients((0.0, 0.5), loadings=1.0)
 
-        assert PolicyChange(3, 0.0, 0.0) == compare_policies(same, spec, same, spec)
+        assert PolicyChange(0.0, 0.0) == compare_policies(same, spec, same, spec)
 
     def test_opposite_policies_are_as_far_as_can_be(self) -> None:
         """Every action flips, and the distributions over actions are disjoint."""
         change = compare_policies(coefficients((0.0, 1.0)), spec, coefficients((1.0, 0.0)), spec)
 
-        assert PolicyChange(3, 1.0, 1.0) == change
+        assert PolicyChange(1.0, 1.0) == change
 
     def test_a_mirrored_policy_flips_without_diverging(self) -> None:
         """The same chances for both actions, but under each index the other one: only the flip rate shows it."""
@@ -47,7 +47,7 @@ class TestComparePolicies:
 class TestJudge:
     def test_the_default_limits_let_an_honest_candidate_through(self) -> None:
         """However far it strays."""
-        verdict = judge(Evidence(change=PolicyChange(9, 1.0, 1.0)), GateLimits())
+        verdict = judge(Evidence(change=PolicyChange(1.0, 1.0)), GateLimits())
 
         assert verdict.is_promotion
         assert verdict.report == "passed: action flip rate 1.000, divergence 1.000"
@@ -58,8 +58,8 @@ class TestJudge:
             (Evidence(parity_problem="differs"), GateLimits(), "differs"),
             (Evidence(spec_differences=["spec.action: 2, 3"]), GateLimits(), "spec.action"),
             (Evidence(is_finite=False), GateLimits(), "not finite"),
-            (Evidence(change=PolicyChange(9, 0.5, 0.1)), GateLimits(max_action_flip_rate=0.4), "flip rate 0.500"),
-            (Evidence(change=PolicyChange(9, 0.5, 0.1)), GateLimits(max_divergence=0.05), "divergence 0.100"),
+            (Evidence(change=PolicyChange(0.5, 0.1)), GateLimits(max_action_flip_rate=0.4), "flip rate 0.500"),
+            (Evidence(change=PolicyChange(0.5, 0.1)), GateLimits(max_divergence=0.05), "divergence 0.100"),
             (Evidence(evaluation_return=0.1), GateLimits(min_evaluation_return=0.2), "evaluation return 0.1 is under"),
             (Evidence(evaluation_return=float("nan")), GateLimits(min_evaluation_return=0.2), "nan is under"),
             (Evidence(), GateLimits(min_evaluation_return=0.2), "no evaluation return"),

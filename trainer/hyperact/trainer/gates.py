@@ -37,7 +37,6 @@ class PolicyChange:
         divergence: the total variation between the distributions over actions, averaged over observations, 0 to 1.
     """
 
-    num_observations: int
     action_flip_rate: float
     divergence: float
 
@@ -86,7 +85,6 @@ def compare_policies(
     num_actions = current.shape[1]
     difference = _probabilities(current_actions, num_actions) - _probabilities(candidate_actions, num_actions)
     return PolicyChange(
-        num_observations=len(current),
         action_flip_rate=float(flips.mean()),
         divergence=float(np.abs(difference).sum(-1).mean() / 2),
     )
