@@ -83,19 +83,17 @@ async def fill_and_recover() -> set[int]:
 
 
 async def start_read_only_and_again() -> set[int]:
-    """Start on a read-only file system: refused in one sentence; start again without it."""
+    """Start on a read-only file system: refused with the reason until it can be written, then all is well."""
     log = open_log()
     assert await log.append([toy_step(0)]) == [None]
     await log.close()
     mount("-o", "remount,ro")
-    reason = ""
-    try:
-        open_log()
-    except DecisionError as error:
-        reason = str(error)
-    assert "steps-0.sqlite: " in reason, reason
-    mount("-o", "remount,rw")
     log = open_log()
+    _, reason = await append_until_refused(log, 1)
+    assert "cannot open the step log" in reason, reason
+    assert log.problem()
+    mount("-o", "remount,rw")
+    await wait_until(lambda: not log.problem())
     assert await log.append([toy_step(1)]) == [None]
     await log.close()
     return {0, 1}

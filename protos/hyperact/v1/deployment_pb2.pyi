@@ -253,6 +253,7 @@ class GetStatusResponse(_message.Message):
     NUM_LOGGED_STEPS_FIELD_NUMBER: _builtins.int
     LOG_PROBLEM_FIELD_NUMBER: _builtins.int
     NUM_SESSIONS_FIELD_NUMBER: _builtins.int
+    LOG_SET_ASIDE_FIELD_NUMBER: _builtins.int
     is_ready: _builtins.bool
     """Whether the service is ready (as in health) and, if not, why."""
     problem: _builtins.str
@@ -267,6 +268,10 @@ class GetStatusResponse(_message.Message):
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelStatus]:
         """One per model."""
 
+    @_builtins.property
+    def log_set_aside(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The names of damaged databases in the log's directory that were set aside and that nobody has mended or removed yet."""
+
     def __init__(
         self,
         *,
@@ -276,10 +281,11 @@ class GetStatusResponse(_message.Message):
         num_logged_steps: _builtins.int = ...,
         log_problem: _builtins.str = ...,
         num_sessions: _builtins.int = ...,
+        log_set_aside: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_ready", b"is_ready", "log_problem", b"log_problem", "models", b"models", "num_logged_steps", b"num_logged_steps", "num_sessions", b"num_sessions", "problem", b"problem"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_ready", b"is_ready", "log_problem", b"log_problem", "log_set_aside", b"log_set_aside", "models", b"models", "num_logged_steps", b"num_logged_steps", "num_sessions", b"num_sessions", "problem", b"problem"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

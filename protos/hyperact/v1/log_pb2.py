@@ -26,7 +26,7 @@ from hyperact.v1 import decision_pb2 as hyperact_dot_v1_dot_decision__pb2
 from hyperact.v1 import model_pb2 as hyperact_dot_v1_dot_model__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15hyperact/v1/log.proto\x12\x0bhyperact.v1\x1a\x1ahyperact/v1/decision.proto\x1a\x17hyperact/v1/model.proto\"\x80\x01\n\x08LogEntry\x12\x11\n\tpartition\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12!\n\x04step\x18\x03 \x01(\x0b\x32\x11.hyperact.v1.StepH\x00\x12%\n\x06report\x18\x04 \x01(\x0b\x32\x13.hyperact.v1.ReportH\x00\x42\x07\n\x05\x65ntry\"0\n\x0bLogPosition\x12\x11\n\tpartition\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\"n\n\x0bReadRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12+\n\tpositions\x18\x02 \x03(\x0b\x32\x18.hyperact.v1.LogPosition\x12\x0e\n\x06\x66ollow\x18\x03 \x01(\x08\x12\x13\n\x0bmax_entries\x18\x04 \x01(\x04\"h\n\x0cReadResponse\x12&\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x15.hyperact.v1.LogEntry\x12\x30\n\x0enext_positions\x18\x02 \x03(\x0b\x32\x18.hyperact.v1.LogPosition\" \n\x0fGetRangeRequest\x12\r\n\x05model\x18\x01 \x01(\t\"\x92\x01\n\x10GetRangeResponse\x12%\n\x06ranges\x18\x01 \x03(\x0b\x32\x15.hyperact.v1.LogRange\x12\x11\n\tnum_steps\x18\x02 \x01(\x04\x12\x1a\n\x12num_training_steps\x18\x03 \x01(\x04\x12\x13\n\x0bnum_reports\x18\x04 \x01(\x04\x12\x13\n\x0bnum_dropped\x18\x05 \x01(\x04\x32\x94\x01\n\nLogService\x12=\n\x04Read\x12\x18.hyperact.v1.ReadRequest\x1a\x19.hyperact.v1.ReadResponse0\x01\x12G\n\x08GetRange\x12\x1c.hyperact.v1.GetRangeRequest\x1a\x1d.hyperact.v1.GetRangeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15hyperact/v1/log.proto\x12\x0bhyperact.v1\x1a\x1ahyperact/v1/decision.proto\x1a\x17hyperact/v1/model.proto\"\x80\x01\n\x08LogEntry\x12\x11\n\tpartition\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12!\n\x04step\x18\x03 \x01(\x0b\x32\x11.hyperact.v1.StepH\x00\x12%\n\x06report\x18\x04 \x01(\x0b\x32\x13.hyperact.v1.ReportH\x00\x42\x07\n\x05\x65ntry\"0\n\x0bLogPosition\x12\x11\n\tpartition\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\"n\n\x0bReadRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12+\n\tpositions\x18\x02 \x03(\x0b\x32\x18.hyperact.v1.LogPosition\x12\x0e\n\x06\x66ollow\x18\x03 \x01(\x08\x12\x13\n\x0bmax_entries\x18\x04 \x01(\x04\"h\n\x0cReadResponse\x12&\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x15.hyperact.v1.LogEntry\x12\x30\n\x0enext_positions\x18\x02 \x03(\x0b\x32\x18.hyperact.v1.LogPosition\" \n\x0fGetRangeRequest\x12\r\n\x05model\x18\x01 \x01(\t\"\xdd\x01\n\x10GetRangeResponse\x12%\n\x06ranges\x18\x01 \x03(\x0b\x32\x15.hyperact.v1.LogRange\x12\x11\n\tnum_steps\x18\x02 \x01(\x04\x12\x1a\n\x12num_training_steps\x18\x03 \x01(\x04\x12\x13\n\x0bnum_reports\x18\x04 \x01(\x04\x12\x13\n\x0bnum_dropped\x18\x05 \x01(\x04\x12\x19\n\x11num_removed_steps\x18\x06 \x01(\x04\x12\x1b\n\x13num_removed_reports\x18\x07 \x01(\x04\x12\x11\n\tset_aside\x18\x08 \x03(\t2\x94\x01\n\nLogService\x12=\n\x04Read\x12\x18.hyperact.v1.ReadRequest\x1a\x19.hyperact.v1.ReadResponse0\x01\x12G\n\x08GetRange\x12\x1c.hyperact.v1.GetRangeRequest\x1a\x1d.hyperact.v1.GetRangeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,7 +44,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETRANGEREQUEST']._serialized_start=490
   _globals['_GETRANGEREQUEST']._serialized_end=522
   _globals['_GETRANGERESPONSE']._serialized_start=525
-  _globals['_GETRANGERESPONSE']._serialized_end=671
-  _globals['_LOGSERVICE']._serialized_start=674
-  _globals['_LOGSERVICE']._serialized_end=822
+  _globals['_GETRANGERESPONSE']._serialized_end=746
+  _globals['_LOGSERVICE']._serialized_start=749
+  _globals['_LOGSERVICE']._serialized_end=897
 # @@protoc_insertion_point(module_scope)

@@ -185,17 +185,28 @@ class GetRangeResponse(_message.Message):
     NUM_TRAINING_STEPS_FIELD_NUMBER: _builtins.int
     NUM_REPORTS_FIELD_NUMBER: _builtins.int
     NUM_DROPPED_FIELD_NUMBER: _builtins.int
+    NUM_REMOVED_STEPS_FIELD_NUMBER: _builtins.int
+    NUM_REMOVED_REPORTS_FIELD_NUMBER: _builtins.int
+    SET_ASIDE_FIELD_NUMBER: _builtins.int
     num_steps: _builtins.int
-    """Steps in all partitions (evaluation steps included)."""
+    """Steps ever written to these partitions (evaluation steps included), those that retention has removed since among them."""
     num_training_steps: _builtins.int
-    """Steps in all partitions that may be learned from (evaluation steps left out)."""
+    """Likewise, only steps that may be learned from (evaluation steps left out)."""
     num_reports: _builtins.int
-    """Reports in all partitions."""
+    """Reports ever written to these partitions."""
     num_dropped: _builtins.int
     """Steps and reports that were acknowledged and then dropped at durability level `memory`, since the service started."""
+    num_removed_steps: _builtins.int
+    """How many of num_steps retention has removed."""
+    num_removed_reports: _builtins.int
+    """How many of num_reports retention has removed."""
     @_builtins.property
     def ranges(self) -> _containers.RepeatedCompositeFieldContainer[_model_pb2.LogRange]:
         """One per partition."""
+
+    @_builtins.property
+    def set_aside(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The ids of partitions whose databases were found damaged and set aside; "unknown" for one whose id nobody knew."""
 
     def __init__(
         self,
@@ -205,10 +216,13 @@ class GetRangeResponse(_message.Message):
         num_training_steps: _builtins.int = ...,
         num_reports: _builtins.int = ...,
         num_dropped: _builtins.int = ...,
+        num_removed_steps: _builtins.int = ...,
+        num_removed_reports: _builtins.int = ...,
+        set_aside: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_dropped", b"num_dropped", "num_reports", b"num_reports", "num_steps", b"num_steps", "num_training_steps", b"num_training_steps", "ranges", b"ranges"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_dropped", b"num_dropped", "num_removed_reports", b"num_removed_reports", "num_removed_steps", b"num_removed_steps", "num_reports", b"num_reports", "num_steps", b"num_steps", "num_training_steps", b"num_training_steps", "ranges", b"ranges", "set_aside", b"set_aside"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

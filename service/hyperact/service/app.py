@@ -161,6 +161,7 @@ class Worker:
         watch("log_steps", "Steps logged since the start.", lambda: self._log.num_steps)
         watch("log_queued_records", "Records that wait for the disk.", lambda: self._log.num_queued)
         watch("log_dropped_records", "Records answered and lost since the start.", lambda: self._log.num_dropped)
+        watch("log_set_aside", "Damaged databases set aside.", lambda: len(self._log.find_set_aside()))
         watch("log_writable", "Whether the log can be written.", lambda: not self._log.problem())
         watch("ready", "Whether the worker is ready.", lambda: not self._readiness.problem())
 

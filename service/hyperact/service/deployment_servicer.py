@@ -89,4 +89,5 @@ class DeploymentServicer(deployment_pb2_grpc.DeploymentServiceServicer):
             num_logged_steps=self._step_log.num_steps,
             log_problem=self._step_log.problem(),
             num_sessions=self._count_sessions(),
+            log_set_aside=self._step_log.find_set_aside(),
         )

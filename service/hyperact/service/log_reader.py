@@ -13,17 +13,15 @@ import asyncio
 import contextlib
 import functools
 import heapq
-import sqlite3
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from hyperact.service.errors import ExhaustedError, OutOfRangeError, UnavailableError, UnknownNameError
-from hyperact.service.log_partition import schema_version
-from hyperact.service.log_records import Kind, unpack
+from hyperact.service.log_damage import DamageError, find_set_aside, partition_of
+from hyperact.service.partition_reader import Extent, PartitionReader, Row
 from hyperact.service.step_log import StepLog
 from hyperact.v1.log_pb2 import GetRangeResponse, LogPosition, ReadResponse
 from hyperact.v1.model_pb2 import LogRange
@@ -32,85 +30,8 @@ max_message_bytes = 1 << 20
 """Well under gRPC's default limit of 4 MiB, and little enough that sending it does not hold up decisions."""
 max_message_entries = 1024
 min_pass_seconds = 0.02
-_rows_at_once = 64
-_query_all = "SELECT time_ms, offset, kind, form, payload FROM entries WHERE offset >= ? ORDER BY offset"
-_query_of_model = (
-    "SELECT time_ms, offset, kind, form, payload FROM entries WHERE offset >= ?"
-    " AND model = (SELECT number FROM models WHERE name = ?) ORDER BY offset"
-)
 _Result = TypeVar("_Result")
 _Arguments = ParamSpec("_Arguments")
-_Row = tuple[int, int, int, int, bytes]  # time_ms, offset, kind, form, stored payload
-
-
-@dataclass(frozen=True, slots=True)
-class _Extent:
-    """Where a partition begins and ends: offsets, the end excluded."""
-
-    begin: int
-    end: int
-
-
-class _PartitionReader:
-    """One read-only connection to one partition. Used by one thread at a time.
-
-    Attributes:
-        id: the partition's id; empty for a database that its worker is just making.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._connection = sqlite3.connect(
-            f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=2.0, isolation_level=None, check_same_thread=False
-        )
-        try:
-            found = self._connection.execute("PRAGMA user_version").fetchone()[0]
-            if found > schema_version:
-                raise UnavailableError(f"{path} has schema {found}; this release knows {schema_version}")
-            self.id: str = self._connection.execute("SELECT id FROM partition").fetchone()[0] if found else ""
-        except BaseException:
-            self._connection.close()
-            raise
-
-    def close(self) -> None:
-        self._connection.close()
-
-    @contextlib.contextmanager
-    def snapshot(self) -> Iterator[None]:
-        """Hold one view of the partition for the statements inside."""
-        self._connection.execute("BEGIN")
-        try:
-            yield
-        finally:
-            self._connection.execute("ROLLBACK")
-
-    def extent(self) -> _Extent:
-        """Return where the partition begins and ends."""
-        query = "SELECT first_offset, floor_offset, (SELECT max(offset) FROM entries) FROM partition"
-        begin, floor, last = self._connection.execute(query).fetchone()
-        return _Extent(begin, max(floor, (last or 0) + 1))
-
-    def rows(self, begin: int, model: str) -> Iterator[_Row]:
-        """Return entries from an offset on, in order, of one model or of all."""
-        if model:
-            cursor = self._connection.execute(_query_of_model, (begin, model))
-        else:
-            cursor = self._connection.execute(_query_all, (begin,))
-        with contextlib.closing(cursor):
-            while rows := cursor.fetchmany(_rows_at_once):
-                yield from rows
-
-    def counts(self, model: str) -> tuple[int, int, int]:
-        """Return the steps, training steps and reports of one model or of all."""
-        query = "SELECT num_steps, num_training_steps, num_reports FROM models WHERE ? IN ('', name)"
-        counts = self._connection.execute(query, (model,)).fetchall()
-        steps, training_steps, reports = (sum(count[place] for count in counts) for place in range(3))
-        return steps, training_steps, reports
-
-    def num_dropped(self) -> int:
-        """Return how many records its writer lost, as far as it could write that down."""
-        count: int = self._connection.execute("SELECT num_dropped FROM partition").fetchone()[0]
-        return count
 
 
 class _Cursor:
@@ -123,7 +44,7 @@ class _Cursor:
         self._directory = directory
         self._model = model
         self._positions = dict(positions)
-        self._readers: dict[Path, _PartitionReader] = {}
+        self._readers: dict[Path, PartitionReader] = {}
         self._lock = threading.Lock()
 
     def close(self) -> None:
@@ -156,9 +77,12 @@ class _Cursor:
                 )
 
     def _find_partitions(self) -> None:
+        for path, known in list(self._readers.items()):
+            if not known.is_current():
+                self._readers.pop(path).close()
         for path in sorted(self._directory.glob("steps-*.sqlite")):
             if path not in self._readers:
-                reader = _open_reader(path)
+                reader = PartitionReader.open(path)
                 if reader is not None:
                     self._readers[path] = reader
 
@@ -171,6 +95,7 @@ class _Cursor:
                 snapshots.enter_context(reader.snapshot())
                 extent = reader.extent()
                 begin = self._positions.setdefault(reader.id, extent.begin)
+                _check_kept(reader.id, begin, extent)
                 ends[reader.id] = max(extent.end, begin)
                 streams.append(_tag(reader.id, reader.rows(begin, self._model)))
             self._fill(response, streams, ends, min(max_entries, max_message_entries))
@@ -179,37 +104,42 @@ class _Cursor:
         return response
 
     def _fill(
-        self, response: ReadResponse, streams: list[Iterator[tuple[str, _Row]]], ends: dict[str, int], max_entries: int
+        self, response: ReadResponse, streams: list[Iterator[tuple[str, Row]]], ends: dict[str, int], max_entries: int
     ) -> None:
         """Take entries in order of time until the message is full; move the positions."""
         num_bytes = 0
-        for partition, (_, offset, kind, form, stored) in heapq.merge(*streams, key=_time_of):
+        for partition, row in heapq.merge(*streams, key=_time_of):
             if len(response.entries) >= max_entries or num_bytes >= max_message_bytes:
                 return
-            payload = unpack(form, stored)
-            entry = response.entries.add(partition=partition, offset=offset)
-            (entry.step if kind == Kind.STEP else entry.report).ParseFromString(payload)
-            num_bytes += len(payload)
-            self._positions[partition] = offset + 1
+            entry = response.entries.add(partition=partition, offset=row.offset)
+            try:
+                num_bytes += row.parse_into(entry)
+            except DamageError as error:
+                raise UnavailableError(
+                    f"the step log is damaged: partition {partition}, offset {row.offset}: {error}; "
+                    "`hyperact log verify` tells all that is wrong with it",
+                    reason="LOG_DAMAGED",
+                ) from error
+            self._positions[partition] = row.offset + 1
         self._positions |= ends
 
 
-def _time_of(tagged: tuple[str, _Row]) -> int:
-    return tagged[1][0]
+def _check_kept(partition: str, begin: int, extent: Extent) -> None:
+    """Raise OutOfRangeError if retention has taken what comes next."""
+    if begin < extent.begin:
+        raise OutOfRangeError(
+            f"partition {partition} begins at offset {extent.begin} by now, {begin} was to be read next",
+            field="positions.offset",
+        )
 
 
-def _tag(partition: str, rows: Iterator[_Row]) -> Iterator[tuple[str, _Row]]:
+def _time_of(tagged: tuple[str, Row]) -> int:
+    return tagged[1].time_ms
+
+
+def _tag(partition: str, rows: Iterator[Row]) -> Iterator[tuple[str, Row]]:
     for row in rows:
         yield partition, row
-
-
-def _open_reader(path: Path) -> _PartitionReader | None:
-    """Return a reader, or None for a database that its worker is just making."""
-    reader = _PartitionReader(path)
-    if reader.id:
-        return reader
-    reader.close()
-    return None
 
 
 class LogReader:
@@ -303,22 +233,25 @@ class LogReader:
         call = functools.partial(function, *args, **kwargs)
         try:
             return await asyncio.get_running_loop().run_in_executor(self._executor, call)
-        except (sqlite3.Error, OSError, ValueError) as error:
+        except OSError as error:
             raise UnavailableError(f"the step log cannot be read: {error}", reason="LOG_NOT_READABLE") from error
 
 
 def _read_range(directory: Path, model: str, local: StepLog | None) -> GetRangeResponse:
     response = GetRangeResponse(num_dropped=local.num_dropped if local else 0)
     for path in sorted(directory.glob("steps-*.sqlite")):
-        reader = _open_reader(path)
+        reader = PartitionReader.open(path)
         if reader is None:
             continue
         with contextlib.closing(reader), reader.snapshot():
             extent = reader.extent()
-            steps, training_steps, reports = reader.counts(model)
+            written, removed = reader.written(model), reader.removed(model)
             response.num_dropped += 0 if local and local.partition == reader.id else reader.num_dropped()
         response.ranges.append(LogRange(partition=reader.id, begin_offset=extent.begin, end_offset=extent.end))
-        response.num_steps += steps
-        response.num_training_steps += training_steps
-        response.num_reports += reports
+        response.num_steps += written.num_steps
+        response.num_training_steps += written.num_training_steps
+        response.num_reports += written.num_reports
+        response.num_removed_steps += removed.num_steps
+        response.num_removed_reports += removed.num_reports
+    response.set_aside.extend(partition_of(aside) for aside in find_set_aside(directory))
     return response

@@ -7,9 +7,13 @@ Rules:
    of it (with its content size), used where it saves at least an eighth. Payloads under `min_compressed_bytes` stay
    plain: a vector of a few numbers has nothing to save, an image has most of itself.
 3. Kinds and forms are written into files: numbers are added, never changed.
+4. Beside it stands a checksum of key and stored bytes: SQLite's own check knows the structure of its pages and not
+   their content. It finds damage, not forgery. It stands alone and is not chained to the record before: retention takes
+   the oldest away, a power cut may take the newest back, and what is left must still be provable.
 """
 
 import threading
+import zlib
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -76,6 +80,11 @@ def pack(payload: bytes) -> tuple[Form, bytes]:
         return Form.PLAIN, payload
     packed = _codec.compressor.compress(payload)
     return (Form.ZSTANDARD, packed) if len(packed) <= num_bytes - num_bytes // 8 else (Form.PLAIN, payload)
+
+
+def checksum(key: bytes, stored: bytes) -> int:
+    """Return the CRC-32 of a record as it is stored."""
+    return zlib.crc32(stored, zlib.crc32(key))
 
 
 def unpack(form: int, stored: bytes) -> bytes:

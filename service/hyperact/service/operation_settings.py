@@ -76,16 +76,24 @@ class LogAction(StrEnum):
 
     TAIL = "tail"
     RANGE = "range"
+    VERIFY = "verify"
 
 
 class LogSettings(BaseModel, extra="forbid"):
     """Settings of `hyperact log`."""
 
     action: CliPositionalArg[LogAction] = Field(
-        description="tail: the newest entries; range: which partitions there are and how much is in them."
+        description="tail: the newest entries; range: which partitions there are and how much is in them; "
+        "verify: prove the log whole or name what is wrong with it."
     )
     n: int = Field(default=10, ge=1, description="How many of the newest entries to show.")
     follow: bool = Field(default=False, description="Whether tail goes on with new entries until Ctrl-C.")
     address: str = Field(default=default_address, description="The service's address, HOST:PORT.")
     model: str = Field(default="", description="The registered model; empty: all.")
     timeout_seconds: float = Field(default=5.0, gt=0, description="How long to wait for an answer.")
+    data_dir: Path = Field(
+        default=Path("hyperact-data"), description="verify: the data directory whose log is read; the service may run."
+    )
+    also: list[Path] = Field(
+        default=[], description="verify: the data directories of other replicas, among which sessions moved."
+    )

@@ -103,7 +103,11 @@ def deployments(settings: DeploymentsSettings) -> int:
 
 
 def log(settings: LogSettings) -> int:
-    """Show the newest entries of the step log, or which partitions it has."""
+    """Show the newest entries of the step log, or which partitions it has; verify it."""
+    if settings.action is LogAction.VERIFY:
+        from hyperact.service.log_commands import verify
+
+        return verify(settings)
     with grpc.insecure_channel(settings.address) as channel:
         stub = LogServiceStub(channel)
         try:

@@ -7,7 +7,8 @@ Rules:
 2. `append` returns when its records are as durable as the level says; it raises, and then none of them is promised.
 3. What cannot be written makes the log unwritable at once, with the reason in `problem()`. Callers are then refused
    without waiting, and the writer probes with a write of its own until one succeeds: nobody has to restart anything.
-4. At level `memory` a caller does not wait, so a record can be lost after it was promised: those are counted.
+4. A database that shows damage is set aside, and the writer goes on with a new partition (log_damage.py).
+5. At level `memory` a caller does not wait, so a record can be lost after it was promised: those are counted.
 """
 
 import asyncio
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Self
 
 from hyperact.service.errors import DecisionError, ExhaustedError, UnavailableError
+from hyperact.service.log_damage import find_set_aside, is_damage
 from hyperact.service.log_partition import Partition
 from hyperact.service.log_records import Kind, Record, to_record
 from hyperact.v1.decision_pb2 import Report, Step
@@ -60,7 +62,7 @@ class StepLog:
     """The log of one worker. Made by `open`; used from one event loop.
 
     Attributes:
-        partition: the partition's id, 32 hexadecimal digits.
+        partition: the partition's id, 32 hexadecimal digits; empty until its database could be opened.
         num_steps: steps written since the log was opened.
         num_dropped: records (steps and reports) that were acknowledged at level `memory` and then lost, since then.
         num_commits: transactions since then.
@@ -81,8 +83,8 @@ class StepLog:
         self._durability = durability
         self._min_free_bytes = min_free_bytes
         self._max_queued_records = max_queued_records
-        self._storage: Partition | None = self._open_partition()
-        self.partition = self._storage.id
+        self._storage: Partition | None = None
+        self.partition = ""
         self.num_steps = 0
         self.num_dropped = 0
         self.num_commits = 0
@@ -91,7 +93,7 @@ class StepLog:
         self._is_closing = False
         self._commit_waiters: set[asyncio.Future[None]] = set()
         self._queue: queue.SimpleQueue[_Group | None] = queue.SimpleQueue()
-        self._note_problem(self._find_problem())
+        self._begin()
         self._thread = threading.Thread(target=self._run, name=f"step-log-{worker}", daemon=True)
         self._thread.start()
 
@@ -107,15 +109,20 @@ class StepLog:
     ) -> Self:
         """Open or make the worker's partition under `directory` and start its writer.
 
+        What cannot be opened now is a problem that the writer probes for, like what cannot be written.
+
         Raises:
-            PreconditionError: another process has it.
-            UnavailableError: it cannot be opened, and why.
+            PreconditionError: another process has it, or a later release made it.
         """
         return cls(directory, worker, durability, min_free_bytes=min_free_bytes, max_queued_records=max_queued_records)
 
     def problem(self) -> str:
         """Return why nothing can be written now; empty if it can."""
         return str(self._problem) if self._problem else ""
+
+    def find_set_aside(self) -> list[str]:
+        """Return the names of the damaged databases in the log's directory, whoever set them aside."""
+        return [path.name for path in find_set_aside(self._directory)]
 
     async def append(self, records: Sequence[Step | Report]) -> list[Step | None]:
         """Log records together: all of them or none.
@@ -165,10 +172,19 @@ class StepLog:
                 retry_delay_seconds=0.1,
             )
 
+    def _begin(self) -> None:
+        try:
+            self._open_partition()
+            self._note_problem(self._find_problem())
+        except UnavailableError as error:
+            self._note_problem(error)
+
     # Below: the writer's thread, except _settle.
 
-    def _open_partition(self) -> Partition:
-        return Partition(self._directory, self._worker, syncs_each_commit=self._durability is Durability.DISK)
+    def _open_partition(self) -> None:
+        is_synced = self._durability is Durability.DISK
+        self._storage = Partition(self._directory, self._worker, syncs_each_commit=is_synced)
+        self.partition = self._storage.id
 
     def _run(self) -> None:
         is_open = True
@@ -214,7 +230,7 @@ class StepLog:
             self.num_commits += 1
             found = [None if payload is None else Step.FromString(payload) for payload in stored]
         except Exception as error:  # noqa: BLE001 - whatever it is, the writer must live and nobody may wait in vain
-            return self._refuse(groups, _explain(error))
+            return self._refuse(groups, self._set_aside(error) if is_damage(error) else _explain(error))
         num_found = len(found) - found.count(None)
         self.num_steps += sum(record.kind is Kind.STEP for record in records) - num_found
         outcomes: list[_Outcome] = []
@@ -228,6 +244,20 @@ class StepLog:
         self._note_problem(problem)
         self.num_dropped += sum(len(group.records) for group in groups if group.acknowledged is None)
         return [(group, problem) for group in groups]
+
+    def _set_aside(self, damage: Exception) -> DecisionError:
+        """Give the database up; the next probe begins a new one. Return what that means for a caller."""
+        storage, self._storage = self._storage, None
+        assert storage is not None
+        try:
+            storage.set_aside(str(damage))
+        except OSError as error:
+            return _explain(error)
+        return UnavailableError(
+            f"the step log was damaged ({damage}) and is set aside; a new one begins",
+            reason="LOG_DAMAGED",
+            retry_delay_seconds=2 * probe_seconds,
+        )
 
     def _find_problem(self) -> DecisionError | None:
         """Return what can be seen to be wrong without writing."""
@@ -255,8 +285,8 @@ class StepLog:
             if self._storage is not None:
                 self._storage.close()
                 self._storage = None
-            self._storage = self._open_partition()
-            self.partition = self._storage.id
+            self._open_partition()
+            assert self._storage is not None
             problem = self._find_problem()
             if problem is None:
                 self._storage.probe()
@@ -271,7 +301,7 @@ class StepLog:
             if self._problem is None and self._storage is not None:
                 self._storage.checkpoint_if_due()
         except (sqlite3.Error, OSError) as error:
-            self._note_problem(_explain(error))
+            self._note_problem(self._set_aside(error) if is_damage(error) else _explain(error))
 
     def _hand_back(self, outcomes: list[_Outcome]) -> None:
         by_loop: dict[asyncio.AbstractEventLoop, list[_Outcome]] = {}

@@ -36,6 +36,7 @@ def status_view(address: str, status: GetStatusResponse) -> RenderableType:
         f"{address} is {ready}",
         f"log {log}, {status.num_logged_steps} steps since the start; {status.num_sessions} sessions",
     ]
+    lines += [f"[red]damaged and set aside: {escape(name)}[/]" for name in status.log_set_aside]
     return Group(*lines, *(_model_view(model) for model in status.models))
 
 
@@ -95,7 +96,8 @@ def range_view(found: GetRangeResponse) -> RenderableType:
     return Group(
         table,
         f"{found.num_steps} steps, {found.num_training_steps} of them to learn from; {found.num_reports} reports; "
-        f"{found.num_dropped} dropped",
+        f"{found.num_dropped} dropped, {found.num_removed_steps + found.num_removed_reports} removed by retention",
+        *(f"[red]partition {escape(partition)} was damaged and is set aside[/]" for partition in found.set_aside),
     )
 
 

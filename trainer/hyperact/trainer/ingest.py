@@ -51,10 +51,19 @@ class LogLostError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """How far the log goes now."""
+    """How far the log goes now.
+
+    Attributes:
+        ends: for every partition, the offset after its last entry.
+        num_training_steps: training steps that were ever written to these partitions.
+        begins: for every partition, the offset of its first entry; retention moves it.
+        set_aside: partitions whose databases were damaged: they are not here any more.
+    """
 
     ends: Positions
     num_training_steps: int
+    begins: Positions = field(default_factory=dict)
+    set_aside: frozenset[str] = frozenset()
 
 
 class StepSource:
@@ -71,7 +80,8 @@ class StepSource:
         except grpc.RpcError as error:
             raise _translated(error) from error
         ends = {log_range.partition: log_range.end_offset for log_range in response.ranges}
-        return Extent(ends, response.num_training_steps)
+        begins = {log_range.partition: log_range.begin_offset for log_range in response.ranges}
+        return Extent(ends, response.num_training_steps, begins, frozenset(response.set_aside))
 
     def read(
         self,

@@ -11,6 +11,7 @@ The rules:
    buffer in the same order, and makes the updates that were still due. Nothing is learned twice and nothing is lost.
 3. A candidate has a name. One that was registered before a death is found by it, so a version is made once; dying in
    the middle of registering leaves at worst artefacts that no version points to.
+   What the log has lost since (a damaged partition that was set aside, what retention took) is told and done without.
 4. A service or a registry that is away is waited for. A stop is heeded between updates and while waiting, never between
    registering and promoting.
 
@@ -134,6 +135,8 @@ class Retrainer:
         self._unplaced: list[NStepTransition] = []
         self._written_returns: dict[int, tuple[float, int]] = {}
         self._is_away = False
+        self._told_lost: set[str] = set()
+        self._num_steps_read = state.num_training_steps
         self._may_be_registered = True
         self._last_save_seconds = clock()
 
@@ -164,7 +167,9 @@ class Retrainer:
         extent = self._extent()
         begins: Positions = {}
         for record in self._state.rounds:
-            num_transitions = self._take(begins, record.ends, record.time_seconds, extent)
+            kept = {partition: end for partition, end in record.ends.items() if end > extent.begins.get(partition, end)}
+            begins = {partition: max(begin, extent.begins.get(partition, 0)) for partition, begin in begins.items()}
+            num_transitions = self._take(begins, kept, record.time_seconds, extent)
             if num_transitions != record.num_transitions:
                 logger.warning(
                     "the log changed since it was learned from: going on, but not bit for bit",
@@ -204,10 +209,13 @@ class Retrainer:
     def _wait_for_steps(self) -> tuple[float, Extent]:
         """Return when and how far the log went once it held enough new training steps."""
         is_told = False
+        self._num_steps_read = self._state.num_training_steps
         while True:
             now_seconds = self._clock() - commit_margin_seconds
             extent = self._extent()
-            num_new = extent.num_training_steps - self._state.num_training_steps
+            # Fewer than were read: a partition is gone, and the others' count stands for itself.
+            self._num_steps_read = min(self._num_steps_read, extent.num_training_steps)
+            num_new = extent.num_training_steps - self._num_steps_read
             if num_new + self._ingest.num_due(now_seconds) >= self._options.min_new_steps:
                 return now_seconds, extent
             if not is_told:
@@ -230,6 +238,11 @@ class Retrainer:
 
     def _check_covered(self, extent: Extent) -> None:
         for partition, end in self._state.ends.items():
+            if partition in extent.set_aside:
+                if partition not in self._told_lost:
+                    logger.warning("a partition of the log was damaged and set aside: going on", partition=partition)
+                    self._told_lost.add(partition)
+                continue
             if extent.ends.get(partition, 0) < end:
                 raise LogLostError(
                     f"{self._checkpoints.path} covers partition {partition} up to offset {end}, but the log of "
