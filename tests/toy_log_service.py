@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from hyperact.v1.decision_pb2 import Outcome, Position, Report, Step
 from hyperact.v1.indices import derive_index, derive_uniform_action
 from hyperact.v1.log_pb2 import (
+    AcknowledgeRequest,
+    AcknowledgeResponse,
     GetRangeRequest,
     GetRangeResponse,
     LogEntry,
@@ -38,6 +40,7 @@ class ToyLog(LogServiceServicer):
     entries_per_message: int = 100
     partitions: dict[str, list[LogEntry]] = field(default_factory=dict)
     is_away: bool = False
+    readers: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def append(self, entry: Step | Report, partition: int = 0) -> None:
         """Add one entry at a partition's end."""
@@ -74,6 +77,12 @@ class ToyLog(LogServiceServicer):
             next_offsets |= {entry.partition: entry.offset + 1 for entry in message}
             positions = [LogPosition(partition=name, offset=offset) for name, offset in next_offsets.items()]
             yield ReadResponse(entries=message, next_positions=positions)
+
+    def Acknowledge(self, request: AcknowledgeRequest, context: Any) -> AcknowledgeResponse:
+        """Remember until where a reader has read."""
+        self._refuse_if_away(context)
+        self.readers[request.reader] = {position.partition: position.offset for position in request.positions}
+        return AcknowledgeResponse()
 
     def _refuse_if_away(self, context: Any) -> None:
         if self.is_away:

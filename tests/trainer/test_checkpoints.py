@@ -74,3 +74,20 @@ class TestCheckpoints:
 
         with Checkpoints(tmp_path, "default").locked():
             pass
+
+
+class TestNeededFrom:
+    @pytest.mark.parametrize(
+        ("num_transitions", "expected"),
+        [((), {}), ((5000,), {}), ((400, 400), {}), ((5000, 1000), {}), ((1, 2, 600, 600), {"p": 10}), ((9, 9, 9), {})],
+    )
+    def test_reading_begins_a_round_before_the_replay_buffer(self, num_transitions, expected):
+        """A buffer of 1000 is filled by the newest rounds; the one before them held steps that waited for rewards."""
+        state = toy_state()
+        state.config = state.config.model_copy(update={"replay_capacity": 1000})
+        state.rounds = [
+            RoundRecord(ends={"p": 10 * (place + 1)}, time_seconds=0.0, num_training_steps=0, num_transitions=count)
+            for place, count in enumerate(num_transitions)
+        ]
+
+        assert expected == state.needed_from()

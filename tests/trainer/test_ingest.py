@@ -71,6 +71,19 @@ class TestStepSource:
         assert 16 == len(entries)
         assert ["UNAVAILABLE: draining"] == pauses
 
+    def test_the_log_is_told_what_to_keep(self, log: ToyLog, source: StepSource) -> None:
+        """A trainer is a registered reader: retention takes nothing from its positions on."""
+        source.acknowledge("trainer", {"a": 7})
+
+        assert {"trainer": {"a": 7}} == log.readers
+
+    def test_a_log_that_is_away_is_not_told(self, log: ToyLog, source: StepSource) -> None:
+        """The trainer goes on, and tells it at the next round."""
+        log.is_away = True
+
+        with pytest.raises(LogUnavailableError, match="draining"):
+            source.acknowledge("trainer", {})
+
     def test_a_partition_that_is_gone_is_told_apart_from_an_outage(self, source: StepSource) -> None:
         """Waiting would not bring it back."""
         with pytest.raises(LogLostError, match="no partition"):

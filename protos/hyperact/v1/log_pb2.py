@@ -22,29 +22,40 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from hyperact.v1 import decision_pb2 as hyperact_dot_v1_dot_decision__pb2
 from hyperact.v1 import model_pb2 as hyperact_dot_v1_dot_model__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15hyperact/v1/log.proto\x12\x0bhyperact.v1\x1a\x1ahyperact/v1/decision.proto\x1a\x17hyperact/v1/model.proto\"\x80\x01\n\x08LogEntry\x12\x11\n\tpartition\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12!\n\x04step\x18\x03 \x01(\x0b\x32\x11.hyperact.v1.StepH\x00\x12%\n\x06report\x18\x04 \x01(\x0b\x32\x13.hyperact.v1.ReportH\x00\x42\x07\n\x05\x65ntry\"0\n\x0bLogPosition\x12\x11\n\tpartition\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\"n\n\x0bReadRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12+\n\tpositions\x18\x02 \x03(\x0b\x32\x18.hyperact.v1.LogPosition\x12\x0e\n\x06\x66ollow\x18\x03 \x01(\x08\x12\x13\n\x0bmax_entries\x18\x04 \x01(\x04\"h\n\x0cReadResponse\x12&\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x15.hyperact.v1.LogEntry\x12\x30\n\x0enext_positions\x18\x02 \x03(\x0b\x32\x18.hyperact.v1.LogPosition\" \n\x0fGetRangeRequest\x12\r\n\x05model\x18\x01 \x01(\t\"\xdd\x01\n\x10GetRangeResponse\x12%\n\x06ranges\x18\x01 \x03(\x0b\x32\x15.hyperact.v1.LogRange\x12\x11\n\tnum_steps\x18\x02 \x01(\x04\x12\x1a\n\x12num_training_steps\x18\x03 \x01(\x04\x12\x13\n\x0bnum_reports\x18\x04 \x01(\x04\x12\x13\n\x0bnum_dropped\x18\x05 \x01(\x04\x12\x19\n\x11num_removed_steps\x18\x06 \x01(\x04\x12\x1b\n\x13num_removed_reports\x18\x07 \x01(\x04\x12\x11\n\tset_aside\x18\x08 \x03(\t2\x94\x01\n\nLogService\x12=\n\x04Read\x12\x18.hyperact.v1.ReadRequest\x1a\x19.hyperact.v1.ReadResponse0\x01\x12G\n\x08GetRange\x12\x1c.hyperact.v1.GetRangeRequest\x1a\x1d.hyperact.v1.GetRangeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15hyperact/v1/log.proto\x12\x0bhyperact.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ahyperact/v1/decision.proto\x1a\x17hyperact/v1/model.proto\"\x80\x01\n\x08LogEntry\x12\x11\n\tpartition\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12!\n\x04step\x18\x03 \x01(\x0b\x32\x11.hyperact.v1.StepH\x00\x12%\n\x06report\x18\x04 \x01(\x0b\x32\x13.hyperact.v1.ReportH\x00\x42\x07\n\x05\x65ntry\"0\n\x0bLogPosition\x12\x11\n\tpartition\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\"n\n\x0bReadRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12+\n\tpositions\x18\x02 \x03(\x0b\x32\x18.hyperact.v1.LogPosition\x12\x0e\n\x06\x66ollow\x18\x03 \x01(\x08\x12\x13\n\x0bmax_entries\x18\x04 \x01(\x04\"h\n\x0cReadResponse\x12&\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x15.hyperact.v1.LogEntry\x12\x30\n\x0enext_positions\x18\x02 \x03(\x0b\x32\x18.hyperact.v1.LogPosition\" \n\x0fGetRangeRequest\x12\r\n\x05model\x18\x01 \x01(\t\"\x8d\x02\n\x10GetRangeResponse\x12%\n\x06ranges\x18\x01 \x03(\x0b\x32\x15.hyperact.v1.LogRange\x12\x11\n\tnum_steps\x18\x02 \x01(\x04\x12\x1a\n\x12num_training_steps\x18\x03 \x01(\x04\x12\x13\n\x0bnum_reports\x18\x04 \x01(\x04\x12\x13\n\x0bnum_dropped\x18\x05 \x01(\x04\x12\x19\n\x11num_removed_steps\x18\x06 \x01(\x04\x12\x1b\n\x13num_removed_reports\x18\x07 \x01(\x04\x12\x11\n\tset_aside\x18\x08 \x03(\t\x12.\n\x07readers\x18\t \x03(\x0b\x32\x1d.hyperact.v1.RegisteredReader\"w\n\x10RegisteredReader\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\tpositions\x18\x02 \x03(\x0b\x32\x18.hyperact.v1.LogPosition\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"Q\n\x12\x41\x63knowledgeRequest\x12\x0e\n\x06reader\x18\x01 \x01(\t\x12+\n\tpositions\x18\x02 \x03(\x0b\x32\x18.hyperact.v1.LogPosition\"\x15\n\x13\x41\x63knowledgeResponse\"\x1f\n\rForgetRequest\x12\x0e\n\x06reader\x18\x01 \x01(\t\"\x10\n\x0e\x46orgetResponse2\xa9\x02\n\nLogService\x12=\n\x04Read\x12\x18.hyperact.v1.ReadRequest\x1a\x19.hyperact.v1.ReadResponse0\x01\x12G\n\x08GetRange\x12\x1c.hyperact.v1.GetRangeRequest\x1a\x1d.hyperact.v1.GetRangeResponse\x12P\n\x0b\x41\x63knowledge\x12\x1f.hyperact.v1.AcknowledgeRequest\x1a .hyperact.v1.AcknowledgeResponse\x12\x41\n\x06\x46orget\x12\x1a.hyperact.v1.ForgetRequest\x1a\x1b.hyperact.v1.ForgetResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'hyperact.v1.log_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LOGENTRY']._serialized_start=92
-  _globals['_LOGENTRY']._serialized_end=220
-  _globals['_LOGPOSITION']._serialized_start=222
-  _globals['_LOGPOSITION']._serialized_end=270
-  _globals['_READREQUEST']._serialized_start=272
-  _globals['_READREQUEST']._serialized_end=382
-  _globals['_READRESPONSE']._serialized_start=384
-  _globals['_READRESPONSE']._serialized_end=488
-  _globals['_GETRANGEREQUEST']._serialized_start=490
-  _globals['_GETRANGEREQUEST']._serialized_end=522
-  _globals['_GETRANGERESPONSE']._serialized_start=525
-  _globals['_GETRANGERESPONSE']._serialized_end=746
-  _globals['_LOGSERVICE']._serialized_start=749
-  _globals['_LOGSERVICE']._serialized_end=897
+  _globals['_LOGENTRY']._serialized_start=125
+  _globals['_LOGENTRY']._serialized_end=253
+  _globals['_LOGPOSITION']._serialized_start=255
+  _globals['_LOGPOSITION']._serialized_end=303
+  _globals['_READREQUEST']._serialized_start=305
+  _globals['_READREQUEST']._serialized_end=415
+  _globals['_READRESPONSE']._serialized_start=417
+  _globals['_READRESPONSE']._serialized_end=521
+  _globals['_GETRANGEREQUEST']._serialized_start=523
+  _globals['_GETRANGEREQUEST']._serialized_end=555
+  _globals['_GETRANGERESPONSE']._serialized_start=558
+  _globals['_GETRANGERESPONSE']._serialized_end=827
+  _globals['_REGISTEREDREADER']._serialized_start=829
+  _globals['_REGISTEREDREADER']._serialized_end=948
+  _globals['_ACKNOWLEDGEREQUEST']._serialized_start=950
+  _globals['_ACKNOWLEDGEREQUEST']._serialized_end=1031
+  _globals['_ACKNOWLEDGERESPONSE']._serialized_start=1033
+  _globals['_ACKNOWLEDGERESPONSE']._serialized_end=1054
+  _globals['_FORGETREQUEST']._serialized_start=1056
+  _globals['_FORGETREQUEST']._serialized_end=1087
+  _globals['_FORGETRESPONSE']._serialized_start=1089
+  _globals['_FORGETRESPONSE']._serialized_end=1105
+  _globals['_LOGSERVICE']._serialized_start=1108
+  _globals['_LOGSERVICE']._serialized_end=1405
 # @@protoc_insertion_point(module_scope)

@@ -6,6 +6,7 @@ The durable log of steps."""
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from hyperact.v1 import decision_pb2 as _decision_pb2
 from hyperact.v1 import model_pb2 as _model_pb2
@@ -188,6 +189,7 @@ class GetRangeResponse(_message.Message):
     NUM_REMOVED_STEPS_FIELD_NUMBER: _builtins.int
     NUM_REMOVED_REPORTS_FIELD_NUMBER: _builtins.int
     SET_ASIDE_FIELD_NUMBER: _builtins.int
+    READERS_FIELD_NUMBER: _builtins.int
     num_steps: _builtins.int
     """Steps ever written to these partitions (evaluation steps included), those that retention has removed since among them."""
     num_training_steps: _builtins.int
@@ -208,6 +210,10 @@ class GetRangeResponse(_message.Message):
     def set_aside(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The ids of partitions whose databases were found damaged and set aside; "unknown" for one whose id nobody knew."""
 
+    @_builtins.property
+    def readers(self) -> _containers.RepeatedCompositeFieldContainer[Global___RegisteredReader]:
+        """The readers for which unread entries are kept, by name."""
+
     def __init__(
         self,
         *,
@@ -219,11 +225,130 @@ class GetRangeResponse(_message.Message):
         num_removed_steps: _builtins.int = ...,
         num_removed_reports: _builtins.int = ...,
         set_aside: _abc.Iterable[_builtins.str] | None = ...,
+        readers: _abc.Iterable[Global___RegisteredReader] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_dropped", b"num_dropped", "num_removed_reports", b"num_removed_reports", "num_removed_steps", b"num_removed_steps", "num_reports", b"num_reports", "num_steps", b"num_steps", "num_training_steps", b"num_training_steps", "ranges", b"ranges", "set_aside", b"set_aside"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_dropped", b"num_dropped", "num_removed_reports", b"num_removed_reports", "num_removed_steps", b"num_removed_steps", "num_reports", b"num_reports", "num_steps", b"num_steps", "num_training_steps", b"num_training_steps", "ranges", b"ranges", "readers", b"readers", "set_aside", b"set_aside"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetRangeResponse: _TypeAlias = GetRangeResponse  # noqa: Y015
+
+@_typing.final
+class RegisteredReader(_message.Message):
+    """A reader for which unread entries are kept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    POSITIONS_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name."""
+    @_builtins.property
+    def positions(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogPosition]:
+        """Until where it has read. Partitions that are not named are kept whole."""
+
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When it last said so."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        positions: _abc.Iterable[Global___LogPosition] | None = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "positions", b"positions", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegisteredReader: _TypeAlias = RegisteredReader  # noqa: Y015
+
+@_typing.final
+class AcknowledgeRequest(_message.Message):
+    """Says until where a reader has read."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    READER_FIELD_NUMBER: _builtins.int
+    POSITIONS_FIELD_NUMBER: _builtins.int
+    reader: _builtins.str
+    """Required. The reader's name: 1 to 64 printable characters."""
+    @_builtins.property
+    def positions(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogPosition]:
+        """The first offset in each partition that it may still read. Partitions that are not named are kept whole."""
+
+    def __init__(
+        self,
+        *,
+        reader: _builtins.str = ...,
+        positions: _abc.Iterable[Global___LogPosition] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["positions", b"positions", "reader", b"reader"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AcknowledgeRequest: _TypeAlias = AcknowledgeRequest  # noqa: Y015
+
+@_typing.final
+class AcknowledgeResponse(_message.Message):
+    """Nothing: the positions stand, durably."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AcknowledgeResponse: _TypeAlias = AcknowledgeResponse  # noqa: Y015
+
+@_typing.final
+class ForgetRequest(_message.Message):
+    """Asks to keep nothing for a reader any more."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    READER_FIELD_NUMBER: _builtins.int
+    reader: _builtins.str
+    """Required. The reader's name."""
+    def __init__(
+        self,
+        *,
+        reader: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reader", b"reader"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForgetRequest: _TypeAlias = ForgetRequest  # noqa: Y015
+
+@_typing.final
+class ForgetResponse(_message.Message):
+    """Nothing: the reader is forgotten."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForgetResponse: _TypeAlias = ForgetResponse  # noqa: Y015

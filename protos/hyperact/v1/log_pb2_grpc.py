@@ -45,6 +45,16 @@ class LogServiceStub(object):
                 request_serializer=hyperact_dot_v1_dot_log__pb2.GetRangeRequest.SerializeToString,
                 response_deserializer=hyperact_dot_v1_dot_log__pb2.GetRangeResponse.FromString,
                 _registered_method=True)
+        self.Acknowledge = channel.unary_unary(
+                '/hyperact.v1.LogService/Acknowledge',
+                request_serializer=hyperact_dot_v1_dot_log__pb2.AcknowledgeRequest.SerializeToString,
+                response_deserializer=hyperact_dot_v1_dot_log__pb2.AcknowledgeResponse.FromString,
+                _registered_method=True)
+        self.Forget = channel.unary_unary(
+                '/hyperact.v1.LogService/Forget',
+                request_serializer=hyperact_dot_v1_dot_log__pb2.ForgetRequest.SerializeToString,
+                response_deserializer=hyperact_dot_v1_dot_log__pb2.ForgetResponse.FromString,
+                _registered_method=True)
 
 
 class LogServiceServicer(object):
@@ -68,6 +78,24 @@ class LogServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Acknowledge(self, request, context):
+        """Registers a reader, or notes until where a registered one has read: retention removes nothing from its positions on.
+        The newest positions stand, also where they lie before the ones told earlier.
+
+        INVALID_ARGUMENT if the name is none; RESOURCE_EXHAUSTED if too many readers are registered; UNAVAILABLE if it
+        cannot be written down.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Forget(self, request, context):
+        """Keeps nothing for a reader any more. NOT_FOUND if it is not registered.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LogServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -80,6 +108,16 @@ def add_LogServiceServicer_to_server(servicer, server):
                     servicer.GetRange,
                     request_deserializer=hyperact_dot_v1_dot_log__pb2.GetRangeRequest.FromString,
                     response_serializer=hyperact_dot_v1_dot_log__pb2.GetRangeResponse.SerializeToString,
+            ),
+            'Acknowledge': grpc.unary_unary_rpc_method_handler(
+                    servicer.Acknowledge,
+                    request_deserializer=hyperact_dot_v1_dot_log__pb2.AcknowledgeRequest.FromString,
+                    response_serializer=hyperact_dot_v1_dot_log__pb2.AcknowledgeResponse.SerializeToString,
+            ),
+            'Forget': grpc.unary_unary_rpc_method_handler(
+                    servicer.Forget,
+                    request_deserializer=hyperact_dot_v1_dot_log__pb2.ForgetRequest.FromString,
+                    response_serializer=hyperact_dot_v1_dot_log__pb2.ForgetResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -137,6 +175,60 @@ class LogService(object):
             '/hyperact.v1.LogService/GetRange',
             hyperact_dot_v1_dot_log__pb2.GetRangeRequest.SerializeToString,
             hyperact_dot_v1_dot_log__pb2.GetRangeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Acknowledge(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hyperact.v1.LogService/Acknowledge',
+            hyperact_dot_v1_dot_log__pb2.AcknowledgeRequest.SerializeToString,
+            hyperact_dot_v1_dot_log__pb2.AcknowledgeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Forget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hyperact.v1.LogService/Forget',
+            hyperact_dot_v1_dot_log__pb2.ForgetRequest.SerializeToString,
+            hyperact_dot_v1_dot_log__pb2.ForgetResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,15 @@ class LogServiceStub:
     """
     GetRange: _grpc.UnaryUnaryMultiCallable[_log_pb2.GetRangeRequest, _log_pb2.GetRangeResponse]
     """Tells which partitions there are and where they begin and end."""
+    Acknowledge: _grpc.UnaryUnaryMultiCallable[_log_pb2.AcknowledgeRequest, _log_pb2.AcknowledgeResponse]
+    """Registers a reader, or notes until where a registered one has read: retention removes nothing from its positions on.
+    The newest positions stand, also where they lie before the ones told earlier.
+
+    INVALID_ARGUMENT if the name is none; RESOURCE_EXHAUSTED if too many readers are registered; UNAVAILABLE if it
+    cannot be written down.
+    """
+    Forget: _grpc.UnaryUnaryMultiCallable[_log_pb2.ForgetRequest, _log_pb2.ForgetResponse]
+    """Keeps nothing for a reader any more. NOT_FOUND if it is not registered."""
 
 @_typing.type_check_only
 class LogServiceAsyncStub(LogServiceStub):
@@ -55,6 +64,15 @@ class LogServiceAsyncStub(LogServiceStub):
     """
     GetRange: _aio.UnaryUnaryMultiCallable[_log_pb2.GetRangeRequest, _log_pb2.GetRangeResponse]  # type: ignore[assignment]
     """Tells which partitions there are and where they begin and end."""
+    Acknowledge: _aio.UnaryUnaryMultiCallable[_log_pb2.AcknowledgeRequest, _log_pb2.AcknowledgeResponse]  # type: ignore[assignment]
+    """Registers a reader, or notes until where a registered one has read: retention removes nothing from its positions on.
+    The newest positions stand, also where they lie before the ones told earlier.
+
+    INVALID_ARGUMENT if the name is none; RESOURCE_EXHAUSTED if too many readers are registered; UNAVAILABLE if it
+    cannot be written down.
+    """
+    Forget: _aio.UnaryUnaryMultiCallable[_log_pb2.ForgetRequest, _log_pb2.ForgetResponse]  # type: ignore[assignment]
+    """Keeps nothing for a reader any more. NOT_FOUND if it is not registered."""
 
 class LogServiceServicer(metaclass=_abc_1.ABCMeta):
     """Reads what was logged. Entries are immutable; offsets grow by any amount within a partition and are never reused."""
@@ -78,5 +96,26 @@ class LogServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_log_pb2.GetRangeResponse, _abc.Awaitable[_log_pb2.GetRangeResponse]]:
         """Tells which partitions there are and where they begin and end."""
+
+    @_abc_1.abstractmethod
+    def Acknowledge(
+        self,
+        request: _log_pb2.AcknowledgeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_log_pb2.AcknowledgeResponse, _abc.Awaitable[_log_pb2.AcknowledgeResponse]]:
+        """Registers a reader, or notes until where a registered one has read: retention removes nothing from its positions on.
+        The newest positions stand, also where they lie before the ones told earlier.
+
+        INVALID_ARGUMENT if the name is none; RESOURCE_EXHAUSTED if too many readers are registered; UNAVAILABLE if it
+        cannot be written down.
+        """
+
+    @_abc_1.abstractmethod
+    def Forget(
+        self,
+        request: _log_pb2.ForgetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_log_pb2.ForgetResponse, _abc.Awaitable[_log_pb2.ForgetResponse]]:
+        """Keeps nothing for a reader any more. NOT_FOUND if it is not registered."""
 
 def add_LogServiceServicer_to_server(servicer: LogServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -22,6 +22,7 @@ from hyperact.service.logs import configure_logs
 from hyperact.service.metrics import Metrics
 from hyperact.service.readiness import Readiness
 from hyperact.service.repository import Repository
+from hyperact.service.retention import RetentionLimits
 from hyperact.service.server import Servicers, make_server
 from hyperact.service.servicer import DecisionServicer
 from hyperact.service.settings import ExecutionProvider, ServeSettings, split_address
@@ -82,6 +83,7 @@ class Worker:
             Durability(settings.durability.value),
             min_free_bytes=settings.log_min_free_bytes,
             max_queued_records=settings.log_max_queued_records,
+            retention=RetentionLimits(settings.log_retention_seconds, settings.log_retention_bytes // settings.workers),
         )
         self._reader = LogReader(settings.data_dir / "log", self._log)
         self._versions = _make_versions(settings, self.metrics)
@@ -161,6 +163,7 @@ class Worker:
         watch("log_steps", "Steps logged since the start.", lambda: self._log.num_steps)
         watch("log_queued_records", "Records that wait for the disk.", lambda: self._log.num_queued)
         watch("log_dropped_records", "Records answered and lost since the start.", lambda: self._log.num_dropped)
+        watch("log_removed_records", "Records removed by retention since the start.", lambda: self._log.num_removed)
         watch("log_set_aside", "Damaged databases set aside.", lambda: len(self._log.find_set_aside()))
         watch("log_writable", "Whether the log can be written.", lambda: not self._log.problem())
         watch("ready", "Whether the worker is ready.", lambda: not self._readiness.problem())

@@ -37,6 +37,7 @@ lost_offsets = 1 << 24
 checkpoint_pages = 1000
 max_wal_pages = 16384
 max_checked_bytes = 64 << 20
+removed_at_once = 1024
 _page_bytes = 4096
 _num_columns = 9
 _chunk_sizes = (256, 64, 16, 4, 1)
@@ -330,6 +331,62 @@ class Partition:
         if num_pages > max_wal_pages:
             with self._brief_patience():
                 self._connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
+
+    def remove_oldest(self, end_offset: int, before_ms: int, max_bytes: int) -> int:
+        """Remove some of the oldest entries, in one transaction, and return how many.
+
+        Removed are those before `end_offset` that are older than `before_ms`, or (if `max_bytes` is not 0) any while
+        the database holds more than so many bytes. Their space is used again; the file does not shrink.
+        """
+        query = (
+            "SELECT offset, time_ms, model, kind, is_evaluation FROM entries WHERE offset < ? ORDER BY offset LIMIT ?"
+        )
+        num_surplus = self._num_surplus(max_bytes) if max_bytes else 0
+        removed: list[tuple[int, int, int, int]] = []
+        for offset, time_ms, model, kind, is_evaluation in self._connection.execute(
+            query, (end_offset, removed_at_once)
+        ):
+            if time_ms >= before_ms and len(removed) >= num_surplus:
+                break
+            removed.append((offset, model, kind, is_evaluation))
+        if removed:
+            self._remove(removed)
+        return len(removed)
+
+    def _num_surplus(self, max_bytes: int) -> int:
+        """Return about how many entries are too many for a number of bytes."""
+        num_pages, num_free = (
+            self._connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count")
+        )
+        num_surplus_bytes = (num_pages - num_free) * _page_bytes - max_bytes
+        if num_surplus_bytes <= 0:
+            return 0
+        query = "SELECT sum(num_steps + num_reports - num_removed_steps - num_removed_reports) FROM models"
+        num_entries: int = self._connection.execute(query).fetchone()[0] or 0
+        return int(1 + num_surplus_bytes * num_entries // ((num_pages - num_free) * _page_bytes))
+
+    def _remove(self, removed: Sequence[tuple[int, int, int, int]]) -> None:
+        """Remove entries, given as offset, model, kind and is_evaluation, and count them."""
+        next_offset = removed[-1][0] + 1
+        counts: dict[int, list[int]] = {}
+        for _, model, kind, is_evaluation in removed:
+            count = counts.setdefault(model, [0, 0, 0])
+            count[0] += kind == Kind.STEP
+            count[1] += kind == Kind.STEP and not is_evaluation
+            count[2] += kind != Kind.STEP
+        with self._transaction():
+            self._connection.execute("DELETE FROM entries WHERE offset < ?", (next_offset,))
+            self._connection.execute(
+                "UPDATE partition SET first_offset = ?1, floor_offset = max(floor_offset, ?1)", (next_offset,)
+            )
+            for model, count in counts.items():
+                self._connection.execute(
+                    "UPDATE models SET num_removed_steps = num_removed_steps + ?,"
+                    " num_removed_training_steps = num_removed_training_steps + ?,"
+                    " num_removed_reports = num_removed_reports + ? WHERE number = ?",
+                    (*count, model),
+                )
+        self._pages_since_checkpoint += len(removed)
 
     def probe(self) -> None:
         """Write about as much as a group of records and take it away again; raises what writing raises."""

@@ -14,6 +14,7 @@ import contextlib
 import functools
 import heapq
 import threading
+import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import ParamSpec, TypeVar
 from hyperact.service.errors import ExhaustedError, OutOfRangeError, UnavailableError, UnknownNameError
 from hyperact.service.log_damage import DamageError, find_set_aside, partition_of
 from hyperact.service.partition_reader import Extent, PartitionReader, Row
+from hyperact.service.registered_readers import RegisteredReaders
 from hyperact.service.step_log import StepLog
 from hyperact.v1.log_pb2 import GetRangeResponse, LogPosition, ReadResponse
 from hyperact.v1.model_pb2 import LogRange
@@ -156,6 +158,7 @@ class LogReader:
         self, directory: Path, local: StepLog | None = None, *, poll_seconds: float = 0.2, max_streams: int = 32
     ) -> None:
         self._directory = directory
+        self._registered = RegisteredReaders(directory)
         self._local = local
         self._poll_seconds = poll_seconds
         self._max_streams = max_streams
@@ -221,11 +224,20 @@ class LogReader:
             await asyncio.wait_for(self._local.wait_for_commit(num_commits), self._poll_seconds)
 
     async def get_range(self, model: str) -> GetRangeResponse:
-        """Return where each partition begins and ends, and how many steps and reports of a model (or all) there are.
+        """Return where each partition begins and ends, and how much of a model (or all) there is, and who reads.
 
         Raises UnavailableError if a database cannot be read.
         """
         return await self._call(_read_range, self._directory, model, self._local)
+
+    async def acknowledge(self, name: str, positions: Mapping[str, int]) -> None:
+        """Register a reader or note until where it has read; raises as RegisteredReaders.register."""
+        await self._call(self._registered.register, name, positions, time.time())
+
+    async def forget(self, name: str) -> None:
+        """Keep nothing for a reader any more. Raises UnknownNameError if it is not registered."""
+        if not await self._call(self._registered.forget, name):
+            raise UnknownNameError(f"no reader {name!r} is registered", field="reader")
 
     async def _call(
         self, function: Callable[_Arguments, _Result], *args: _Arguments.args, **kwargs: _Arguments.kwargs
@@ -254,4 +266,9 @@ def _read_range(directory: Path, model: str, local: StepLog | None) -> GetRangeR
         response.num_removed_steps += removed.num_steps
         response.num_removed_reports += removed.num_reports
     response.set_aside.extend(partition_of(aside) for aside in find_set_aside(directory))
+    for registered in RegisteredReaders(directory).list():
+        reader_message = response.readers.add(name=registered.name)
+        reader_message.time.FromNanoseconds(round(registered.time_seconds * 1e9))
+        for partition, offset in registered.positions.items():
+            reader_message.positions.add(partition=partition, offset=offset)
     return response

@@ -10,7 +10,16 @@ from hyperact.service.errors import DecisionError
 from hyperact.service.log_reader import LogReader
 from hyperact.service.statuses import abort
 from hyperact.v1 import log_pb2_grpc
-from hyperact.v1.log_pb2 import GetRangeRequest, GetRangeResponse, ReadRequest, ReadResponse
+from hyperact.v1.log_pb2 import (
+    AcknowledgeRequest,
+    AcknowledgeResponse,
+    ForgetRequest,
+    ForgetResponse,
+    GetRangeRequest,
+    GetRangeResponse,
+    ReadRequest,
+    ReadResponse,
+)
 
 
 class LogServicer(log_pb2_grpc.LogServiceServicer):
@@ -40,5 +49,24 @@ class LogServicer(log_pb2_grpc.LogServiceServicer):
         """Tell where partitions begin and end."""
         try:
             return await self._reader.get_range(request.model)
+        except DecisionError as error:
+            await abort(context, error)
+
+    async def Acknowledge(
+        self, request: AcknowledgeRequest, context: "grpc.aio.ServicerContext[Any, Any]"
+    ) -> AcknowledgeResponse:
+        """Note until where a reader has read."""
+        try:
+            positions = {position.partition: position.offset for position in request.positions}
+            await self._reader.acknowledge(request.reader, positions)
+            return AcknowledgeResponse()
+        except DecisionError as error:
+            await abort(context, error)
+
+    async def Forget(self, request: ForgetRequest, context: "grpc.aio.ServicerContext[Any, Any]") -> ForgetResponse:
+        """Keep nothing for a reader any more."""
+        try:
+            await self._reader.forget(request.reader)
+            return ForgetResponse()
         except DecisionError as error:
             await abort(context, error)

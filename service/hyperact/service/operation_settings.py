@@ -77,6 +77,7 @@ class LogAction(StrEnum):
     TAIL = "tail"
     RANGE = "range"
     VERIFY = "verify"
+    FORGET = "forget"
 
 
 class LogSettings(BaseModel, extra="forbid"):
@@ -84,7 +85,7 @@ class LogSettings(BaseModel, extra="forbid"):
 
     action: CliPositionalArg[LogAction] = Field(
         description="tail: the newest entries; range: which partitions there are and how much is in them; "
-        "verify: prove the log whole or name what is wrong with it."
+        "verify: prove the log whole or name what is wrong with it; forget: keep nothing for a reader any more."
     )
     n: int = Field(default=10, ge=1, description="How many of the newest entries to show.")
     follow: bool = Field(default=False, description="Whether tail goes on with new entries until Ctrl-C.")
@@ -97,3 +98,4 @@ class LogSettings(BaseModel, extra="forbid"):
     also: list[Path] = Field(
         default=[], description="verify: the data directories of other replicas, among which sessions moved."
     )
+    reader: str = Field(default="", description="forget: the registered reader's name.")

@@ -37,7 +37,7 @@ from hyperact.v1.deployment_pb2 import (
     VersionState,
 )
 from hyperact.v1.deployment_pb2_grpc import DeploymentServiceStub
-from hyperact.v1.log_pb2 import GetRangeRequest, LogEntry, LogPosition, ReadRequest
+from hyperact.v1.log_pb2 import ForgetRequest, GetRangeRequest, LogEntry, LogPosition, ReadRequest
 from hyperact.v1.log_pb2_grpc import LogServiceStub
 
 if TYPE_CHECKING:
@@ -114,6 +114,9 @@ def log(settings: LogSettings) -> int:
             if settings.action is LogAction.RANGE:
                 found = stub.GetRange(GetRangeRequest(model=settings.model), timeout=settings.timeout_seconds)
                 make_console().print(range_view(found))
+                return 0
+            if settings.action is LogAction.FORGET:
+                stub.Forget(ForgetRequest(reader=settings.reader), timeout=settings.timeout_seconds)
                 return 0
             for entry in _tail(stub, settings):
                 sys.stdout.write(entry_line(entry) + "\n")

@@ -81,6 +81,16 @@ class ServeSettings(BaseModel, extra="forbid"):
     )
     log_min_free_bytes: int = Field(64 << 20, ge=0, description="Free disk space below which no step is accepted.")
     log_max_queued_records: int = Field(16384, gt=0, description="Log records that may wait to be written.")
+    log_retention_seconds: float = Field(
+        0.0,
+        ge=0,
+        description="How long log entries are kept; 0: for ever. What a registered reader has not read stays.",
+    )
+    log_retention_bytes: int = Field(
+        0,
+        ge=0,
+        description="The size of the log beyond which the oldest entries go, as far as they were read; 0: none.",
+    )
     fallback_num_actions: int = Field(
         0,
         ge=0,

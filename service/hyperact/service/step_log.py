@@ -27,12 +27,14 @@ from hyperact.service.errors import DecisionError, ExhaustedError, UnavailableEr
 from hyperact.service.log_damage import find_set_aside, is_damage
 from hyperact.service.log_partition import Partition
 from hyperact.service.log_records import Kind, Record, to_record
+from hyperact.service.retention import Retention, RetentionLimits
 from hyperact.v1.decision_pb2 import Report, Step
 
 logger = logging.getLogger(__name__)
 max_group_records = 4096
 max_group_bytes = 16 << 20
 probe_seconds = 0.5
+keep_everything = RetentionLimits()
 
 
 class Durability(StrEnum):
@@ -77,12 +79,14 @@ class StepLog:
         *,
         min_free_bytes: int,
         max_queued_records: int,
+        retention: RetentionLimits = keep_everything,
     ) -> None:
         self._directory = directory
         self._worker = worker
         self._durability = durability
         self._min_free_bytes = min_free_bytes
         self._max_queued_records = max_queued_records
+        self._retention = Retention(directory, retention)
         self._storage: Partition | None = None
         self.partition = ""
         self.num_steps = 0
@@ -106,6 +110,7 @@ class StepLog:
         *,
         min_free_bytes: int,
         max_queued_records: int,
+        retention: RetentionLimits = keep_everything,
     ) -> Self:
         """Open or make the worker's partition under `directory` and start its writer.
 
@@ -114,11 +119,23 @@ class StepLog:
         Raises:
             PreconditionError: another process has it, or a later release made it.
         """
-        return cls(directory, worker, durability, min_free_bytes=min_free_bytes, max_queued_records=max_queued_records)
+        return cls(
+            directory,
+            worker,
+            durability,
+            min_free_bytes=min_free_bytes,
+            max_queued_records=max_queued_records,
+            retention=retention,
+        )
 
     def problem(self) -> str:
         """Return why nothing can be written now; empty if it can."""
         return str(self._problem) if self._problem else ""
+
+    @property
+    def num_removed(self) -> int:
+        """Entries that retention removed since the log was opened."""
+        return self._retention.num_removed
 
     def find_set_aside(self) -> list[str]:
         """Return the names of the damaged databases in the log's directory, whoever set them aside."""
@@ -194,15 +211,16 @@ class StepLog:
                 outcomes = self._commit(groups) if self._problem is None else self._refuse(groups, self._problem)
                 self._hand_back(outcomes)
                 self._checkpoint()
-            elif is_open:
+            elif is_open and self._problem is not None:
                 self._probe()
+            self._retain()
         if self._storage is not None:
             self._storage.close()
 
     def _take(self) -> tuple[list[_Group], bool]:
-        """Return what is queued and whether the log stays open. Nothing is queued if it closes or a probe is due."""
+        """Return what is queued and whether the log stays open. Nothing is queued if it closes or other work is due."""
         try:
-            group = self._queue.get(timeout=None if self._problem is None else probe_seconds)
+            group = self._queue.get(timeout=probe_seconds if self._problem else self._retention.wait_seconds())
         except queue.Empty:
             return [], True
         groups: list[_Group] = []
@@ -295,6 +313,13 @@ class StepLog:
             self._note_problem(error)
         except (sqlite3.Error, OSError) as error:
             self._note_problem(_explain(error))
+
+    def _retain(self) -> None:
+        try:
+            if self._problem is None and self._storage is not None:
+                self._retention.look(self._storage)
+        except (sqlite3.Error, OSError) as error:
+            self._note_problem(self._set_aside(error) if is_damage(error) else _explain(error))
 
     def _checkpoint(self) -> None:
         try:

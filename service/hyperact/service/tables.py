@@ -93,11 +93,17 @@ def range_view(found: GetRangeResponse) -> RenderableType:
         table.add_column(name, justify="left" if name == "partition" else "right")
     for extent in found.ranges:
         table.add_row(extent.partition, str(extent.begin_offset), str(extent.end_offset))
+    readers = [
+        f"kept for {escape(reader.name)} since {_local(reader.time)}: "
+        + (", ".join(f"{place.partition} from {place.offset}" for place in reader.positions) or "everything")
+        for reader in found.readers
+    ]
     return Group(
         table,
         f"{found.num_steps} steps, {found.num_training_steps} of them to learn from; {found.num_reports} reports; "
         f"{found.num_dropped} dropped, {found.num_removed_steps + found.num_removed_reports} removed by retention",
         *(f"[red]partition {escape(partition)} was damaged and is set aside[/]" for partition in found.set_aside),
+        *readers,
     )
 
 

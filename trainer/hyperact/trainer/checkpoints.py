@@ -70,6 +70,18 @@ class TrainerState(BaseModel):
         """Training steps of the log that were read, by the service's count."""
         return self.rounds[-1].num_training_steps if self.rounds else 0
 
+    def needed_from(self) -> dict[str, int]:
+        """Return where reading must begin to fill the replay buffer anew; empty: at the log's beginning.
+
+        One round more than the buffer holds: its steps may have waited for their rewards.
+        """
+        num_transitions = 0
+        for place in range(len(self.rounds) - 1, 0, -1):
+            num_transitions += self.rounds[place].num_transitions
+            if num_transitions >= self.config.replay_capacity:
+                return self.rounds[place - 2].ends if place > 1 else {}
+        return {}
+
 
 class CheckpointError(Exception):
     """A checkpoint cannot be used, or another trainer is using it."""

@@ -18,7 +18,7 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperact.v1.log_pb2 import GetRangeRequest, LogEntry, LogPosition, ReadRequest, ReadResponse
+from hyperact.v1.log_pb2 import AcknowledgeRequest, GetRangeRequest, LogEntry, LogPosition, ReadRequest, ReadResponse
 from hyperact.v1.log_pb2_grpc import LogServiceStub
 from hyperact.v1.model_pb2 import LogRange, ModelSpec
 from hyperact.v1.tensors import TensorChecker
@@ -82,6 +82,16 @@ class StepSource:
         ends = {log_range.partition: log_range.end_offset for log_range in response.ranges}
         begins = {log_range.partition: log_range.begin_offset for log_range in response.ranges}
         return Extent(ends, response.num_training_steps, begins, frozenset(response.set_aside))
+
+    def acknowledge(self, reader: str, positions: Mapping[str, int]) -> None:
+        """Have the log keep everything from the positions on for a reader. Raises LogUnavailableError."""
+        told = [LogPosition(partition=partition, offset=offset) for partition, offset in positions.items()]
+        try:
+            self._stub.Acknowledge(AcknowledgeRequest(reader=reader, positions=told), timeout=_range_timeout_seconds)
+        except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                return  # an older service, which removes nothing
+            raise _translated(error) from error
 
     def read(
         self,

@@ -101,6 +101,7 @@ def retrain(settings: RetrainSettings, stop: Event) -> None:
             max_versions=settings.max_versions,
             poll_seconds=settings.poll_seconds,
             source=settings.address,
+            reader=settings.reader or f"trainer of {settings.model}"[:64],
         )
         retrainer = Retrainer(
             StepSource(channel, settings.model),

@@ -12,7 +12,9 @@ The rules:
 3. A candidate has a name. One that was registered before a death is found by it, so a version is made once; dying in
    the middle of registering leaves at worst artefacts that no version points to.
    What the log has lost since (a damaged partition that was set aside, what retention took) is told and done without.
-4. A service or a registry that is away is waited for. A stop is heeded between updates and while waiting, never between
+4. The trainer is a registered reader: the log keeps what it has not read, and what it would read again after a death to
+   fill the replay buffer.
+5. A service or a registry that is away is waited for. A stop is heeded between updates and while waiting, never between
    registering and promoting.
 
 This file knows the order of things and no torch, MLflow or gRPC.
@@ -70,6 +72,7 @@ class RetrainOptions:
         max_versions: versions to make before returning; 0: until stopped.
         poll_seconds: how often to look at the log.
         source: the log's address, for people.
+        reader: the name under which the log keeps what was not read yet; empty: it is not told.
     """
 
     min_new_steps: int = 200
@@ -77,6 +80,7 @@ class RetrainOptions:
     max_versions: int = 0
     poll_seconds: float = 0.5
     source: str = ""
+    reader: str = ""
 
 
 @dataclass(slots=True)
@@ -146,6 +150,7 @@ class Retrainer:
         # The first export is slow, for it imports much: better now than when a version is waited for.
         to_onnx(self._learner.hypermodel, self._learner.spec)
         try:
+            self._acknowledge()
             self._rebuild()
             while not self._options.max_versions or num_versions < self._options.max_versions:
                 if not self._state.num_updates_due and not self._state.has_candidate:
@@ -169,6 +174,9 @@ class Retrainer:
         for record in self._state.rounds:
             kept = {partition: end for partition, end in record.ends.items() if end > extent.begins.get(partition, end)}
             begins = {partition: max(begin, extent.begins.get(partition, 0)) for partition, begin in begins.items()}
+            if not kept:
+                begins = record.ends
+                continue
             num_transitions = self._take(begins, kept, record.time_seconds, extent)
             if num_transitions != record.num_transitions:
                 logger.warning(
@@ -194,6 +202,7 @@ class Retrainer:
         self._state.num_new_transitions += num_transitions
         self._state.num_updates_due += round(num_transitions * self._options.replay_ratio)
         self._save()
+        self._acknowledge()
         counts = self._ingest.counts
         logger.info(
             "round read",
@@ -205,6 +214,14 @@ class Retrainer:
             misfits=counts.num_misfits,
         )
         self._write_returns()
+
+    def _acknowledge(self) -> None:
+        """Have the log keep what is still to be read; a service that is away is told at the next round."""
+        if self._options.reader:
+            try:
+                self._source.acknowledge(self._options.reader, self._state.needed_from())
+            except LogUnavailableError as error:
+                logger.warning("the log was not told what to keep", problem=str(error))
 
     def _wait_for_steps(self) -> tuple[float, Extent]:
         """Return when and how far the log went once it held enough new training steps."""

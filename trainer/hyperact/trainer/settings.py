@@ -116,6 +116,11 @@ class RetrainSettings(CommonSettings):
     """Settings of `hyperact retrain`."""
 
     address: str = Field(default="127.0.0.1:50051", description="The service whose log is read.")
+    reader: str = Field(
+        default="",
+        max_length=64,
+        description="The name under which the log keeps what was not read yet, one a trainer; empty: the model's.",
+    )
     min_new_steps: int = Field(default=200, gt=0, description="New training steps to wait for before learning.")
     replay_ratio: float = Field(
         default=0.0, ge=0, description="Learner steps per new transition; 0: the preset's (4, Atari 1)."
