@@ -15,7 +15,7 @@ import functools
 import heapq
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -25,7 +25,7 @@ from hyperact.service.log_damage import DamageError, find_set_aside, partition_o
 from hyperact.service.partition_reader import Extent, PartitionReader, Row
 from hyperact.service.registered_readers import RegisteredReaders
 from hyperact.service.step_log import StepLog
-from hyperact.v1.log_pb2 import GetRangeResponse, LogPosition, ReadResponse
+from hyperact.v1.log_pb2 import GetRangeResponse, LogEntry, LogPosition, ReadResponse
 from hyperact.v1.model_pb2 import LogRange
 
 max_message_bytes = 1 << 20
@@ -142,6 +142,16 @@ def _time_of(tagged: tuple[str, Row]) -> int:
 def _tag(partition: str, rows: Iterator[Row]) -> Iterator[tuple[str, Row]]:
     for row in rows:
         yield partition, row
+
+
+def read_entries(directory: Path, model: str = "") -> Iterator[Sequence[LogEntry]]:
+    """Yield what a log holds of one model or of all, message by message, in the order of `LogReader.read`; blocks.
+
+    Raises UnavailableError if a database cannot be read.
+    """
+    with contextlib.closing(_Cursor(directory, model, {})) as cursor:
+        while entries := cursor.read(max_message_entries).entries:
+            yield entries
 
 
 class LogReader:

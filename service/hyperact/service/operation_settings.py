@@ -78,6 +78,14 @@ class LogAction(StrEnum):
     RANGE = "range"
     VERIFY = "verify"
     FORGET = "forget"
+    EXPORT = "export"
+
+
+class ExportFormat(StrEnum):
+    """What `hyperact log export` writes."""
+
+    PARQUET = "parquet"
+    MINARI = "minari"
 
 
 class LogSettings(BaseModel, extra="forbid"):
@@ -85,7 +93,8 @@ class LogSettings(BaseModel, extra="forbid"):
 
     action: CliPositionalArg[LogAction] = Field(
         description="tail: the newest entries; range: which partitions there are and how much is in them; "
-        "verify: prove the log whole or name what is wrong with it; forget: keep nothing for a reader any more."
+        "verify: prove the log whole or name what is wrong with it; forget: keep nothing for a reader any more; "
+        "export: write it as Parquet or as a Minari dataset."
     )
     n: int = Field(default=10, ge=1, description="How many of the newest entries to show.")
     follow: bool = Field(default=False, description="Whether tail goes on with new entries until Ctrl-C.")
@@ -93,9 +102,25 @@ class LogSettings(BaseModel, extra="forbid"):
     model: str = Field(default="", description="The registered model; empty: all.")
     timeout_seconds: float = Field(default=5.0, gt=0, description="How long to wait for an answer.")
     data_dir: Path = Field(
-        default=Path("hyperact-data"), description="verify: the data directory whose log is read; the service may run."
+        default=Path("hyperact-data"),
+        description="verify, export: the data directory whose log is read; the service may run.",
     )
     also: list[Path] = Field(
         default=[], description="verify: the data directories of other replicas, among which sessions moved."
     )
     reader: str = Field(default="", description="forget: the registered reader's name.")
+    format: ExportFormat = Field(
+        default=ExportFormat.PARQUET,
+        description="export: parquet (a table of steps and one of reports) or minari (the ended training episodes of "
+        "one model).",
+    )
+    output: Path = Field(
+        default=Path("hyperact-export"),
+        description="export: the directory to write to; for minari, the root of datasets (MINARI_DATASETS_PATH).",
+    )
+    dataset_id: str = Field(default="", description="export: the Minari dataset's id; empty: hyperact/MODEL-v0.")
+    spec: Path | None = Field(
+        default=None,
+        description="export: a file with the model's spec (the JSON form of ModelSpec), for minari; unset: an episodic "
+        "agent without a reward window, and spaces as found in the log.",
+    )

@@ -103,11 +103,11 @@ def deployments(settings: DeploymentsSettings) -> int:
 
 
 def log(settings: LogSettings) -> int:
-    """Show the newest entries of the step log, or which partitions it has; verify it."""
-    if settings.action is LogAction.VERIFY:
-        from hyperact.service.log_commands import verify
+    """Show the newest entries of the step log, or which partitions it has; verify or export it."""
+    if settings.action in (LogAction.VERIFY, LogAction.EXPORT):
+        from hyperact.service.log_commands import export, verify
 
-        return verify(settings)
+        return verify(settings) if settings.action is LogAction.VERIFY else export(settings)
     with grpc.insecure_channel(settings.address) as channel:
         stub = LogServiceStub(channel)
         try:
