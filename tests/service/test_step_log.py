@@ -8,7 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -319,3 +319,58 @@ class TestTrouble:
 
         assert 0 == finished.returncode, finished.stderr
         assert "survived" in finished.stdout
+
+
+class TestSlowDisk:
+    """A writer of its own process, whose every sync takes 200 ms longer."""
+
+    slow_ms = 200
+
+    @pytest.fixture
+    def library(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """Build the library that makes syncs slow."""
+        compiler = shutil.which("gcc") or shutil.which("cc")
+        if compiler is None:
+            pytest.skip("there is no C compiler to build a slow disk with")
+        library = tmp_path_factory.mktemp("slow") / "slow_disk.so"
+        command = [compiler, "-shared", "-fPIC", "-o", str(library), str(tests_directory / "slow_disk.c"), "-ldl"]
+        subprocess.run(command, check=True)
+        return library
+
+    @contextlib.contextmanager
+    def writer(self, library: Path, directory: Path) -> Iterator["subprocess.Popen[str]"]:
+        """Run the writer on a directory."""
+        environment = {**os.environ, "LD_PRELOAD": str(library), "SLOW_DISK_MS": str(self.slow_ms)}
+        command = [sys.executable, str(tests_directory / "toy_slow_disk.py"), str(directory)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+            yield process
+            process.kill()
+
+    async def test_what_is_acknowledged_is_there_and_the_rest_was_refused(self, library: Path, tmp_path: Path) -> None:
+        """Callers wait for the sync, the queue's bound sheds the surplus, and every step is one or the other."""
+        with self.writer(library, tmp_path) as process:
+            output, _ = process.communicate(timeout=60)
+        lines = [line.split() for line in output.splitlines()]
+        acknowledged = [int(line[1]) for line in lines if line[0] == "acknowledged"]
+        refused = [line[1:] for line in lines if line[0] == "refused"]
+
+        assert 0 == process.returncode
+        assert 200 == len(acknowledged) + len(refused)
+        assert acknowledged
+        assert ["LOG_QUEUE_FULL", "ExhaustedError"] in refused
+        assert sorted(acknowledged) == sorted([entry.step.step_id.number for entry in await read_all(tmp_path)])
+        assert int(lines[-1][1]) >= self.slow_ms
+
+    async def test_a_kill_in_the_middle_of_a_sync_loses_nothing(self, library: Path, tmp_path: Path) -> None:
+        """No acknowledgement ran ahead of the disk."""
+        with self.writer(library, tmp_path) as process:
+            assert process.stdout is not None
+            lines: list[str] = []
+            while sum(line.startswith("acknowledged") for line in lines) < 10:
+                lines.append(process.stdout.readline())
+            process.kill()
+            lines += process.stdout.readlines()
+        acknowledged = {int(line.split()[1]) for line in lines if line.startswith("acknowledged") and line[-1] == "\n"}
+
+        assert acknowledged
+        assert acknowledged <= {entry.step.step_id.number for entry in await read_all(tmp_path)}

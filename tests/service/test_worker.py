@@ -2,6 +2,8 @@
 
 import asyncio
 import re
+import subprocess
+import sys
 import urllib.request
 from collections.abc import AsyncIterator
 from itertools import pairwise
@@ -303,6 +305,25 @@ class TestReadiness:
             assert (CODE.RESOURCE_EXHAUSTED, "LOG_DISK_FULL") == (found.code, found.reason)
             assert found.retry_seconds
             assert not await is_ready(service)
+
+    @pytest.mark.parametrize("trouble", ["full", "read_only"])
+    def test_a_disk_that_refuses_is_told_and_survived(self, tmp_path: Path, trouble: str) -> None:
+        """Unready as long as it lasts, with the reason; then ready by itself, and nothing acknowledged is lost."""
+        command = ["unshare", "--mount", "--map-root-user"]
+        if subprocess.run([*command, "true"], capture_output=True, check=False).returncode:
+            pytest.skip("this user may not mount file systems in a namespace of its own")
+        script = Path(__file__).parents[1] / "toy_service_trouble.py"
+
+        finished = subprocess.run(
+            [*command, sys.executable, str(script), trouble, str(tmp_path)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=100,
+        )
+
+        assert 0 == finished.returncode, finished.stderr
+        assert "survived" in finished.stdout
 
     async def test_watchers_are_told_of_changes(self, tmp_path: Path) -> None:
         """A client-side balancer need not ask again and again."""

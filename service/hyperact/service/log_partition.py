@@ -71,7 +71,9 @@ class Partition:
                 self._inode = self.path.stat().st_ino
                 self._remember()
             except (sqlite3.Error, OSError) as error:
-                raise UnavailableError(f"cannot open the step log {self.path}: {error}") from error
+                raise UnavailableError(
+                    f"cannot open the step log {self.path}: {error}", reason="LOG_NOT_WRITABLE", retry_delay_seconds=1
+                ) from error
             self._undo = undo.pop_all()
 
     def _open_whole(self) -> sqlite3.Connection:
@@ -102,6 +104,8 @@ class Partition:
         try:
             lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError:
+            if not path.exists():
+                raise
             lock = os.open(path, os.O_RDONLY)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

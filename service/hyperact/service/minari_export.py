@@ -2,9 +2,9 @@
 
 What goes in is decided by the rules of transitions.py, as for the trainer: raw rewards, late rewards settled, retries
 collapsed. Evaluation steps, episodes that have not ended, and episodes with a step that lacks its reward are left out.
-The last observation of an episode that terminated without telling it is zeros. Beside each step stand, as infos of shape
-[1], its propensity and its deployment (zeros in the row after the last step), and with each episode its session, run,
-episode and version.
+The last observation of an episode that terminated without telling it is zeros. Beside each step stand, as infos of
+shape [1], its propensity and its deployment (zeros in the row after the last step), and with each episode its session,
+run, episode and version.
 """
 
 import shutil
