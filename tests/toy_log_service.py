@@ -16,6 +16,8 @@ from hyperact.v1.indices import derive_index, derive_uniform_action
 from hyperact.v1.log_pb2 import (
     AcknowledgeRequest,
     AcknowledgeResponse,
+    ForgetRequest,
+    ForgetResponse,
     GetRangeRequest,
     GetRangeResponse,
     LogEntry,
@@ -41,6 +43,8 @@ class ToyLog(LogServiceServicer):
     partitions: dict[str, list[LogEntry]] = field(default_factory=dict)
     is_away: bool = False
     readers: dict[str, dict[str, int]] = field(default_factory=dict)
+    set_aside: list[str] = field(default_factory=list)
+    begins: dict[str, int] = field(default_factory=dict)
 
     def append(self, entry: Step | Report, partition: int = 0) -> None:
         """Add one entry at a partition's end."""
@@ -56,10 +60,11 @@ class ToyLog(LogServiceServicer):
     def GetRange(self, request: GetRangeRequest, context: Any) -> GetRangeResponse:
         """Tell where partitions begin and end."""
         self._refuse_if_away(context)
-        response = GetRangeResponse()
+        response = GetRangeResponse(set_aside=self.set_aside)
         for name, entries in list(self.partitions.items()):
             steps = [entry.step for entry in entries if entry.HasField("step")]
-            response.ranges.append(LogRange(partition=name, begin_offset=1, end_offset=len(entries) + 1))
+            response.ranges.append(LogRange(partition=name, end_offset=len(entries) + 1))
+            response.ranges[-1].begin_offset = self.begins.get(name, 1)
             response.num_training_steps += sum(not step.evaluation for step in steps)
         return response
 
@@ -67,9 +72,12 @@ class ToyLog(LogServiceServicer):
         """Send what stands after the positions, in messages that mix the partitions."""
         self._refuse_if_away(context)
         begins = {position.partition: position.offset for position in request.positions}
-        for name in begins:
+        for name, begin in begins.items():
             if name not in self.partitions:
                 context.abort(grpc.StatusCode.NOT_FOUND, f"no partition {name!r} here")
+            if begin < self.begins.get(name, 1):
+                context.abort(grpc.StatusCode.OUT_OF_RANGE, f"partition {name!r} begins at {self.begins[name]}")
+        begins = self.begins | begins
         left = [entry for name, entries in self.partitions.items() for entry in entries[begins.get(name, 1) - 1 :]]
         next_offsets = dict.fromkeys(self.partitions, 1) | begins
         for start in range(0, max(len(left), 1), self.entries_per_message):
@@ -83,6 +91,11 @@ class ToyLog(LogServiceServicer):
         self._refuse_if_away(context)
         self.readers[request.reader] = {position.partition: position.offset for position in request.positions}
         return AcknowledgeResponse()
+
+    def Forget(self, request: ForgetRequest, context: Any) -> ForgetResponse:
+        """Keep nothing for a reader any more."""
+        self.readers.pop(request.reader, None)
+        return ForgetResponse()
 
     def _refuse_if_away(self, context: Any) -> None:
         if self.is_away:

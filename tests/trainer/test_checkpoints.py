@@ -81,7 +81,9 @@ class TestNeededFrom:
         ("num_transitions", "expected"),
         [((), {}), ((5000,), {}), ((400, 400), {}), ((5000, 1000), {}), ((1, 2, 600, 600), {"p": 10}), ((9, 9, 9), {})],
     )
-    def test_reading_begins_a_round_before_the_replay_buffer(self, num_transitions, expected):
+    def test_reading_begins_a_round_before_the_replay_buffer(
+        self, num_transitions: tuple[int, ...], expected: dict[str, int]
+    ) -> None:
         """A buffer of 1000 is filled by the newest rounds; the one before them held steps that waited for rewards."""
         state = toy_state()
         state.config = state.config.model_copy(update={"replay_capacity": 1000})

@@ -341,3 +341,42 @@ def _endless_step(number: int) -> Step:
         step.previous_outcome.reward = 1.0
         step.previous_position.number = number - 1
     return step
+
+
+class TestLogThatLostSomething:
+    def test_a_partition_that_was_set_aside_is_done_without(self, log: ToyLog, address: str, data_dir: Path) -> None:
+        """Damage to the log costs what was in it, and not a person's night: the trainer learns on from what comes."""
+        DeepSeaPlayer(log, size=4).play(10)
+        run(address, data_dir)
+        (damaged,) = log.partitions
+        del log.partitions[damaged]
+        log.set_aside.append(damaged)
+        DeepSeaPlayer(log, size=4, session="later", partition=1).play(10)
+
+        run(address, data_dir)
+
+        state, _ = checkpoint(data_dir)
+        assert [40, 40] == [record.num_transitions for record in state.rounds]
+        assert 2 == num_versions(data_dir)
+
+    def test_what_retention_took_is_done_without(self, log: ToyLog, address: str, data_dir: Path) -> None:
+        """A trainer that starts again reads what is left of its rounds, and then the new one."""
+        player = DeepSeaPlayer(log, size=4)
+        for _ in range(2):
+            player.play(10)
+            run(address, data_dir)
+        (partition,) = log.partitions
+        log.begins[partition] = checkpoint(data_dir)[0].rounds[0].ends[partition] + 3
+        player.play(10)
+
+        run(address, data_dir)
+
+        assert [40, 40, 40] == [record.num_transitions for record in checkpoint(data_dir)[0].rounds]
+
+    def test_the_log_keeps_what_a_restart_would_read(self, log: ToyLog, address: str, data_dir: Path) -> None:
+        """The trainer is registered under its model's name; its replay buffer still holds everything."""
+        DeepSeaPlayer(log, size=4).play(10)
+
+        run(address, data_dir)
+
+        assert {"trainer of default": {}} == log.readers

@@ -140,7 +140,6 @@ class Retrainer:
         self._written_returns: dict[int, tuple[float, int]] = {}
         self._is_away = False
         self._told_lost: set[str] = set()
-        self._num_steps_read = state.num_training_steps
         self._may_be_registered = True
         self._last_save_seconds = clock()
 
@@ -226,13 +225,12 @@ class Retrainer:
     def _wait_for_steps(self) -> tuple[float, Extent]:
         """Return when and how far the log went once it held enough new training steps."""
         is_told = False
-        self._num_steps_read = self._state.num_training_steps
         while True:
             now_seconds = self._clock() - commit_margin_seconds
             extent = self._extent()
-            # Fewer than were read: a partition is gone, and the others' count stands for itself.
-            self._num_steps_read = min(self._num_steps_read, extent.num_training_steps)
-            num_new = extent.num_training_steps - self._num_steps_read
+            # Without a partition that was counted then, the counts do not compare: what is new is seen by reading it.
+            is_less = any(partition in extent.set_aside for partition in self._state.ends)
+            num_new = extent.num_training_steps - (0 if is_less else self._state.num_training_steps)
             if num_new + self._ingest.num_due(now_seconds) >= self._options.min_new_steps:
                 return now_seconds, extent
             if not is_told:
