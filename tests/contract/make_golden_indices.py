@@ -140,6 +140,10 @@ def make_golden() -> dict[str, Any]:
         {"step": step, "digest": hashlib.blake2b(encode(step), digest_size=16, person=b"hyperact.step.id").hexdigest()}
         for step in steps
     ]
+    key_ids = [
+        {"key": key.hex(), "id": hashlib.blake2b(digest_size=4, key=key, person=b"hyperact.key.id.").hexdigest()}
+        for key in keys
+    ]
     return {
         "indices": indices,
         "perturbations": perturbations,
@@ -147,6 +151,7 @@ def make_golden() -> dict[str, Any]:
         "choices": choices,
         "segments": segments,
         "digests": digests,
+        "key_ids": key_ids,
     }
 
 

@@ -84,6 +84,11 @@ class TestGoldenVectors:
         for case in golden["digests"]:
             assert case["digest"] == step_digest(StepKey(*case["step"])).hex()
 
+    def test_a_key_is_named_as_it_was_written_down(self) -> None:
+        """An auditor with another key learns that from the log, and not from a thousand decisions that differ."""
+        for case in golden["key_ids"]:
+            assert case["id"] == indices.index_key_id(bytes.fromhex(case["key"])).hex()
+
 
 class TestDependence:
     @pytest.mark.parametrize(

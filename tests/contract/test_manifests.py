@@ -1,12 +1,13 @@
 """The manifest beside an ONNX file, and what may not change from version to version."""
 
+import hashlib
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from hyperact.v1.errors import FieldError
-from hyperact.v1.manifests import check_manifest, check_spec, from_json, spec_differences, to_json
+from hyperact.v1.manifests import check_manifest, check_spec, from_json, spec_differences, to_json, version_digest
 from hyperact.v1.model_pb2 import AgentKind, GraphKind, LogRange, Manifest, ModelSpec, ReferenceDistribution
 from hyperact.v1.tensors import make_spec
 from toy_entries import model_spec, one_shot
@@ -32,6 +33,15 @@ class TestJson:
     def test_a_manifest_comes_back_from_its_file(self) -> None:
         """Whoever has the file has the whole promise, large offsets included."""
         assert manifest() == from_json(to_json(manifest()))
+
+    def test_a_version_is_named_by_its_manifest(self) -> None:
+        """A step says which version decided, whatever stands in the registry under that number later."""
+        content = to_json(manifest()).encode()
+        another = manifest()
+        another.onnx_sha256 = "0b" * 32
+
+        assert hashlib.sha256(content).digest()[:8] == version_digest(content)
+        assert version_digest(content) != version_digest(to_json(another).encode())
 
     def test_the_file_is_read_as_bytes_too(self) -> None:
         """It is a file: nobody needs to guess its encoding."""

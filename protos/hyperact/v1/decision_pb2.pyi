@@ -638,6 +638,9 @@ class Step(_message.Message):
     FALLBACK_FIELD_NUMBER: _builtins.int
     REPINNED_FIELD_NUMBER: _builtins.int
     REFERENCE_DISTRIBUTION_FIELD_NUMBER: _builtins.int
+    NUM_ACTIONS_FIELD_NUMBER: _builtins.int
+    VERSION_DIGEST_FIELD_NUMBER: _builtins.int
+    INDEX_KEY_ID_FIELD_NUMBER: _builtins.int
     action: _builtins.int
     """The action taken."""
     version: _builtins.str
@@ -662,6 +665,14 @@ class Step(_message.Message):
     """
     reference_distribution: _model_pb2.ReferenceDistribution.ValueType
     """Where the index was drawn from; unset for the fallback."""
+    num_actions: _builtins.int
+    """How many actions there were, allowed or not. Set for the fallback only: a version's manifest tells its own."""
+    version_digest: _builtins.bytes
+    """Which version this was, whatever the registry says of its number later: the first 8 bytes of the SHA-256 of its
+    manifest.json, which holds the ONNX file's own digest. Empty for the fallback.
+    """
+    index_key_id: _builtins.bytes
+    """The 4 bytes that name the index key without telling anything of it; docs/contract.md has the derivation."""
     @_builtins.property
     def step_id(self) -> Global___StepId:
         """Required. The step's name."""
@@ -701,10 +712,13 @@ class Step(_message.Message):
         fallback: _builtins.bool = ...,
         repinned: _builtins.bool = ...,
         reference_distribution: _model_pb2.ReferenceDistribution.ValueType = ...,
+        num_actions: _builtins.int = ...,
+        version_digest: _builtins.bytes = ...,
+        index_key_id: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["observation", b"observation", "previous_outcome", b"previous_outcome", "previous_position", b"previous_position", "step_id", b"step_id", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "action_mask", b"action_mask", "deployment", b"deployment", "evaluation", b"evaluation", "fallback", b"fallback", "margin", b"margin", "observation", b"observation", "previous_outcome", b"previous_outcome", "previous_position", b"previous_position", "propensity", b"propensity", "reference_distribution", b"reference_distribution", "repinned", b"repinned", "segment", b"segment", "step_id", b"step_id", "time", b"time", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "action_mask", b"action_mask", "deployment", b"deployment", "evaluation", b"evaluation", "fallback", b"fallback", "index_key_id", b"index_key_id", "margin", b"margin", "num_actions", b"num_actions", "observation", b"observation", "previous_outcome", b"previous_outcome", "previous_position", b"previous_position", "propensity", b"propensity", "reference_distribution", b"reference_distribution", "repinned", b"repinned", "segment", b"segment", "step_id", b"step_id", "time", b"time", "version", b"version", "version_digest", b"version_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

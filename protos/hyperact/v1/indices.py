@@ -34,6 +34,7 @@ Float32s = NDArray[np.float32]
 
 min_key_bytes, max_key_bytes = 16, 64
 bank_size = 1024
+num_key_id_bytes = 4
 
 _index = b"hyperact.index.1"
 _bank = b"hyperact.bank..1"
@@ -41,6 +42,7 @@ _perturbation = b"hyperact.perturb"
 _segment = b"hyperact.segment"
 _uniform_action = b"hyperact.uniform"
 _tie = b"hyperact.tie...1"
+_key_id = b"hyperact.key.id."
 _inverse_normal = NormalDist().inv_cdf
 
 GAUSSIAN = ReferenceDistribution.REFERENCE_DISTRIBUTION_GAUSSIAN
@@ -53,6 +55,11 @@ def check_key(key: bytes) -> None:
     """Raise FieldError unless the index key is 16 to 64 bytes."""
     if not min_key_bytes <= len(key) <= max_key_bytes:
         raise FieldError("index_key", f"expected {min_key_bytes} to {max_key_bytes} bytes, got {len(key)}")
+
+
+def index_key_id(key: bytes) -> bytes:
+    """Return the 4 bytes by which steps name the index key that they derive from; they tell nothing else of it."""
+    return hashlib.blake2b(digest_size=num_key_id_bytes, key=key, person=_key_id).digest()
 
 
 def derive_index(

@@ -1,5 +1,6 @@
 """The manifest beside an ONNX file: its JSON form, and the checks that need nothing but the manifest."""
 
+import hashlib
 import math
 import re
 
@@ -13,6 +14,7 @@ file_name = "manifest.json"
 format_version = 1
 max_num_actions = 65536
 max_index_dim = 4096
+num_digest_bytes = 8
 _sha256 = re.compile(r"[0-9a-f]{64}")
 _plain_file = re.compile(r"[0-9A-Za-z_\-][0-9A-Za-z_.\-]{0,127}")
 
@@ -30,6 +32,11 @@ def from_json(text: str | bytes) -> Manifest:
         raise FieldError("manifest", f"expected the JSON form of hyperact.v1.Manifest: {error}") from error
     check_manifest(manifest)
     return manifest
+
+
+def version_digest(content: bytes) -> bytes:
+    """Return the 8 bytes by which steps name the version with this manifest.json (and so this ONNX file)."""
+    return hashlib.sha256(content).digest()[:num_digest_bytes]
 
 
 def check_manifest(manifest: Manifest) -> None:

@@ -41,10 +41,14 @@ class Hypermodel:
         coefficients: float32 [B, A, M + 1]
 
     Invariant: the row of one observation does not depend on the other rows.
+
+    Attributes:
+        digest: what steps name the version by, whatever its number in the registry.
     """
 
-    def __init__(self, manifest: Manifest, session: onnxruntime.InferenceSession) -> None:
+    def __init__(self, manifest: Manifest, digest: bytes, session: onnxruntime.InferenceSession) -> None:
         self.manifest = manifest
+        self.digest = digest
         self.spec = manifest.spec
         self.checker = TensorChecker(manifest.spec.observation)
         self.num_actions = manifest.spec.action.discrete.num_actions
@@ -65,7 +69,7 @@ class Hypermodel:
 
         `model` is the name that the version is registered under; a version made for another one is refused.
         """
-        manifest = _read_manifest(directory / manifests.file_name)
+        manifest, digest = _read_manifest(directory / manifests.file_name)
         if manifest.model != model:
             raise VersionRefusedError("WRONG_MODEL", f"made for model {manifest.model!r}, registered as {model!r}")
         if manifest.graph_kind != GraphKind.GRAPH_KIND_COEFFICIENTS:
@@ -73,7 +77,7 @@ class Hypermodel:
         content = _read_onnx(directory / manifest.onnx_file, manifest.onnx_sha256, max_onnx_bytes)
         session = _open_session(content, providers)
         _check_graph(session, manifest)
-        return cls(manifest, session)
+        return cls(manifest, digest, session)
 
     def coefficients(self, observations: NDArray[Any]) -> Float32s:
         """Return float32 [B, A, M + 1] for observations [B, *observation_shape] of the spec's dtype."""
@@ -99,11 +103,12 @@ class Hypermodel:
                 raise VersionRefusedError("BAD_OUTPUT", "coefficients are not finite for a constant observation")
 
 
-def _read_manifest(path: Path) -> Manifest:
+def _read_manifest(path: Path) -> tuple[Manifest, bytes]:
     try:
         if path.stat().st_size > max_manifest_bytes:
             raise VersionRefusedError("TOO_LARGE", f"{path.name} is larger than {max_manifest_bytes} bytes")
-        return manifests.from_json(path.read_bytes())
+        content = path.read_bytes()
+        return manifests.from_json(content), manifests.version_digest(content)
     except OSError as error:
         raise VersionRefusedError("MISSING", f"cannot read {path.name}: {error.strerror}") from error
     except FieldError as error:

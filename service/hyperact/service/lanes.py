@@ -44,6 +44,7 @@ class Lane(Protocol):
     """One way to decide, and what requests are checked against."""
 
     version: str
+    digest: bytes
     rhythm: Rhythm
     checker: TensorChecker | None
     num_actions: int
@@ -67,6 +68,7 @@ class FallbackLane:
     rhythm: Rhythm
     checker: TensorChecker | None = None
     version: str = ""
+    digest: bytes = b""
     index_dim: int = 0
     distribution: "ReferenceDistribution.ValueType" = ReferenceDistribution.REFERENCE_DISTRIBUTION_UNSPECIFIED
 
@@ -89,6 +91,7 @@ class VersionLane:
     key: bytes
     version: str
     hypermodel: Hypermodel
+    digest: bytes = field(init=False)
     rhythm: Rhythm = field(init=False)
     checker: TensorChecker | None = field(init=False)
     num_actions: int = field(init=False)
@@ -98,6 +101,7 @@ class VersionLane:
 
     def __post_init__(self) -> None:
         model = self.hypermodel
+        self.digest = model.digest
         self.rhythm = make_rhythm(self.key, model.spec)
         self.checker = model.checker
         self.num_actions = model.num_actions

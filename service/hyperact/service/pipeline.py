@@ -35,7 +35,7 @@ from hyperact.service.statuses import code_of
 from hyperact.service.step_log import StepLog
 from hyperact.service.work import Work
 from hyperact.v1.decision_pb2 import ActResponse, Position, Step
-from hyperact.v1.indices import Float32s, derive_index
+from hyperact.v1.indices import Float32s, derive_index, index_key_id
 from hyperact.v1.steps import StepKey
 
 logger = logging.getLogger(__name__)
@@ -70,6 +70,7 @@ class Pipeline:
         self._sessions = sessions
         self._log = step_log
         self._keys = keys
+        self._key_id = index_key_id(keys.index)
         self._limits = limits
         self._metrics = metrics
         self._work = work
@@ -213,7 +214,7 @@ class Pipeline:
             if isinstance(result, DecisionError):
                 self._fail([row], result)
                 continue
-            step = _to_step(row, lane, result, now)
+            step = _to_step(row, lane, result, now, self._key_id)
             cursor = cursor_after(row.step, lane.version, row.deployment, row.segment, lane.rhythm)
             drafts.rows.append(row)
             drafts.steps.append(step)
@@ -296,7 +297,7 @@ def _internal_error() -> DecisionError:
     return DecisionError("the service failed on this request; its log says why")
 
 
-def _to_step(row: Row, lane: Lane, result: Decided, now: Timestamp) -> Step:
+def _to_step(row: Row, lane: Lane, result: Decided, now: Timestamp, key_id: bytes) -> Step:
     """Return the record of a decided row."""
     request, previous = row.request, row.flight.previous
     step = Step(
@@ -314,6 +315,9 @@ def _to_step(row: Row, lane: Lane, result: Decided, now: Timestamp) -> Step:
         fallback=not lane.version,
         repinned=row.is_repinned,
         reference_distribution=lane.distribution,
+        num_actions=0 if lane.version else lane.num_actions,
+        version_digest=lane.digest,
+        index_key_id=key_id,
     )
     if previous is not None:
         step.previous_outcome.CopyFrom(request.outcome)
