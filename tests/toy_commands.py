@@ -25,6 +25,7 @@ class GreetSettings(CommonToySettings):
     models: list[str] = Field(["default"], description="Names.")
     extras: dict[str, int | str] = Field({}, description="Anything.")
     key: SecretStr = Field(SecretStr(""), description="Known to nobody.")
+    from_: str = Field("", description="From whom.")
     limit_seconds: float | None = Field(None, description="At most so long.")
 
 

@@ -179,6 +179,11 @@ class TestWhereSettingsComeFrom:
         assert settings["extras"] == {"size": 10}
         assert settings["data_dir"] == "x/y"
 
+    def test_a_flag_may_be_a_word_of_python(self, hyperact: Any) -> None:
+        """What people type is not ruled by what a field may be called."""
+        assert "Bob" == hyperact("greet", "--from", "Bob").settings["from_"]
+        assert "did you mean --from?" in hyperact("greet", "--fron", "Bob").err
+
     @pytest.mark.parametrize("way", ["flag", "variable"])
     def test_the_file_can_be_named(self, hyperact: Any, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
         """A file of another name is read instead of hyperact.toml."""

@@ -3,6 +3,7 @@
 The file is `--config FILE`, else HYPERACT_CONFIG, else hyperact.toml in the current directory if there is one. Its
 top-level keys apply to every command that has them, its table [serve] only to `hyperact serve`, before the top level.
 A key that no command knows, a table that is no command, and a variable HYPERACT_<KEY> that no command knows are errors.
+A field that would be a word of Python ends in an underscore, and its flag does not: `from_` is --from.
 """
 
 import difflib
@@ -70,7 +71,7 @@ class Layers:
 
 def flag(key: str) -> str:
     """Return a field's flag."""
-    return "--" + key.replace("_", "-")
+    return "--" + key.rstrip("_").replace("_", "-")
 
 
 def variable(key: str) -> str:
@@ -138,6 +139,7 @@ def read_variables(settings_class: type[BaseModel]) -> Values:
 def layered_class(settings_class: type[BaseModel], command: str, description: str = "") -> type[BaseSettings]:
     """Return the settings as pydantic-settings wants them, with the flags that every command has."""
     common: Any = {name: (info.annotation, info) for name, info in CommonFlags.model_fields.items()}
+    shortcuts = {name.replace("_", "-"): name.rstrip("_") for name in settings_class.model_fields if name.endswith("_")}
     extended = create_model(settings_class.__name__, __base__=settings_class, **common)
 
     class Layered(BaseSettings, extended):  # type: ignore[misc, valid-type]
@@ -149,6 +151,7 @@ def layered_class(settings_class: type[BaseModel], command: str, description: st
             cli_hide_none_type=True,
             cli_implicit_flags=True,
             cli_kebab_case=True,
+            cli_shortcuts=shortcuts,
             case_sensitive=False,
         )
 
