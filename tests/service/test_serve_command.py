@@ -1,16 +1,11 @@
 """`hyperact serve` as a process: started, stopped, killed, with one worker and with several."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
@@ -21,49 +16,8 @@ from hyperact.v1.decision_pb2 import Outcome, Position
 from hyperact.v1.decision_pb2_grpc import DecisionServiceStub
 from hyperact.v1.log_pb2 import ReadRequest
 from hyperact.v1.log_pb2_grpc import LogServiceStub
+from toy_serve import serve
 from toy_worker import make_request, registry_with_version
-
-
-@dataclass
-class Served:
-    """A running `serve`: its process and the lines that it logged so far."""
-
-    process: "subprocess.Popen[str]"
-    lines: list[dict[str, Any]]
-    address: str = ""
-
-    def wait_for(self, event: str) -> dict[str, Any]:
-        """Return the next line that tells of an event."""
-        assert self.process.stderr is not None
-        for text in self.process.stderr:
-            line = json.loads(text) if text.startswith("{") else {"event": text}
-            self.lines.append(line)
-            if line["event"] == event:
-                return line
-        raise AssertionError(f"ended without {event!r}: {self.lines}")
-
-    def end(self) -> int:
-        """Read what is left and return the exit code."""
-        assert self.process.stderr is not None
-        self.lines += [json.loads(text) for text in self.process.stderr if text.startswith("{")]
-        return self.process.wait(30)
-
-
-@contextmanager
-def serve(data_dir: Path, *arguments: str) -> Iterator[Served]:
-    """Run `python -m hyperact.service` on a data directory until the block ends."""
-    command = [
-        *(sys.executable, "-m", "hyperact.service", "--data-dir", str(data_dir), "--address", "127.0.0.1:0"),
-        *("--metrics-address", "", "--log-format", "json", *arguments),
-    ]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
-    try:
-        yield Served(process, [])
-    finally:
-        process.kill()
-        process.wait()
-        assert process.stderr is not None
-        process.stderr.close()
 
 
 def test_sigterm_finishes_what_is_in_work_and_loses_nothing(tmp_path: Path) -> None:
