@@ -13,6 +13,7 @@ from hyperact.service.errors import ExhaustedError, OutOfRangeError, Unavailable
 from hyperact.service.log_reader import LogReader
 from hyperact.service.step_log import Durability, StepLog
 from hyperact.v1.log_pb2 import ReadResponse
+from hyperact.v1.steps import to_key
 from toy_steps import toy_report, toy_step
 
 
@@ -164,6 +165,24 @@ class TestSeveralWorkers:
         await log.close()
 
         assert [0] == numbers_of(await read(LogReader(tmp_path)))
+
+
+class TestFind:
+    async def test_a_step_is_found_in_every_partition_that_has_it(self, tmp_path: Path) -> None:
+        """By its name alone, whichever worker decided it; an observation of any size comes back whole."""
+        for worker, numbers in enumerate(((0, 1), (1, 2))):
+            log = open_log(tmp_path, worker)
+            await log.append([toy_step(number, observation=np.zeros((64, 64), np.float32)) for number in numbers])
+            await log.append([toy_report(toy_step(numbers[0]))])
+            await log.close()
+        reader = LogReader(tmp_path)
+        steps = {number: toy_step(number, observation=np.zeros((64, 64), np.float32)) for number in range(4)}
+
+        found = {number: await reader.find(to_key(step.step_id)) for number, step in steps.items()}
+        reader.close()
+
+        assert [1, 2, 1, 0] == [len(entries) for entries in found.values()]
+        assert [(2, steps[1]), (1, steps[1])] == [(entry.offset, entry.step) for entry in found[1]]
 
 
 class TestFollow:

@@ -27,6 +27,7 @@ from hyperact.service.registered_readers import RegisteredReaders
 from hyperact.service.step_log import StepLog
 from hyperact.v1.log_pb2 import GetRangeResponse, LogEntry, LogPosition, ReadResponse
 from hyperact.v1.model_pb2 import LogRange
+from hyperact.v1.steps import StepKey, step_digest
 
 max_message_bytes = 1 << 20
 """Well under gRPC's default limit of 4 MiB, and little enough that sending it does not hold up decisions."""
@@ -249,6 +250,10 @@ class LogReader:
         if not await self._call(self._registered.forget, name):
             raise UnknownNameError(f"no reader {name!r} is registered", field="reader")
 
+    async def find(self, step: StepKey) -> list[LogEntry]:
+        """Return the records of a step: none, or one for each partition that has it. Raises UnavailableError."""
+        return await self._call(_find, self._directory, step)
+
     async def _call(
         self, function: Callable[_Arguments, _Result], *args: _Arguments.args, **kwargs: _Arguments.kwargs
     ) -> _Result:
@@ -257,6 +262,21 @@ class LogReader:
             return await asyncio.get_running_loop().run_in_executor(self._executor, call)
         except OSError as error:
             raise UnavailableError(f"the step log cannot be read: {error}", reason="LOG_NOT_READABLE") from error
+
+
+def _find(directory: Path, step: StepKey) -> list[LogEntry]:
+    found = []
+    for path in sorted(directory.glob("steps-*.sqlite")):
+        reader = PartitionReader.open(path)
+        if reader is None:
+            continue
+        with contextlib.closing(reader):
+            row = reader.find(step_digest(step))
+        if row is not None:
+            entry = LogEntry(partition=reader.id, offset=row.offset)
+            row.parse_into(entry)
+            found.append(entry)
+    return found
 
 
 def _read_range(directory: Path, model: str, local: StepLog | None) -> GetRangeResponse:
