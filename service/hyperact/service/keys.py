@@ -36,6 +36,22 @@ def load_keys(settings: ServeSettings) -> Keys:
     )
 
 
+def load_index_key(index_key: str, index_key_file: str, data_dir: Path) -> bytes:
+    """Return the index key for a command that only reads: given in hex, in a file, or in the data directory.
+
+    ValueError or OSError if it cannot be used, and nothing is made; neither shows it.
+    """
+    if index_key:
+        return parse_key(index_key, "index_key")
+    path = Path(index_key_file) if index_key_file else key_path(data_dir, "index")
+    return parse_key(path.read_bytes(), str(path))
+
+
+def key_path(data_dir: Path, name: str) -> Path:
+    """Return where a key of the service's own making is."""
+    return data_dir / "keys" / f"{name}.key"
+
+
 def load_or_make_key(path: Path, draw: Callable[[int], bytes] = secrets.token_bytes) -> bytes:
     """Return the key in a file; make the file, mode 0600, if it is not there."""
     try:
@@ -64,7 +80,7 @@ def _load(settings: ServeSettings, name: str) -> bytes:
     file = getattr(settings, f"{name}_key_file")
     if file:
         return parse_key(Path(file).read_bytes(), file)
-    return load_or_make_key(settings.data_dir / "keys" / f"{name}.key")
+    return load_or_make_key(key_path(settings.data_dir, name))
 
 
 def _create(path: Path, content: str) -> None:

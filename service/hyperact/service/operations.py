@@ -56,7 +56,7 @@ def status(settings: StatusSettings) -> int:
         try:
             response: GetStatusResponse = stub.GetStatus(request, timeout=settings.timeout_seconds)
         except grpc.RpcError as error:
-            return _fail(f"{settings.address}: {_explain(error)}")
+            return fail(f"{settings.address}: {_explain(error)}")
         if not settings.watch:
             console.print(status_view(settings.address, response))
             return 0
@@ -82,10 +82,10 @@ def rollback(settings: RollbackSettings) -> int:
         try:
             ledger = _read_ledger(settings)
         except RegistryUnavailableError as error:
-            return _fail(str(error))
+            return fail(str(error))
         version = ledger[-1].from_version if ledger else ""
     if not version:
-        return _fail(f"nothing served before on {settings.model!r}: name a version with --to")
+        return fail(f"nothing served before on {settings.model!r}: name a version with --to")
     return _move(settings, version)
 
 
@@ -94,7 +94,7 @@ def deployments(settings: DeploymentsSettings) -> int:
     try:
         ledger = _read_ledger(settings)
     except RegistryUnavailableError as error:
-        return _fail(str(error))
+        return fail(str(error))
     if not ledger:
         make_console().print(f"{settings.model!r} has no deployments at {settings.registry_uri}")
         return 0
@@ -122,11 +122,12 @@ def log(settings: LogSettings) -> int:
                 sys.stdout.write(entry_line(entry) + "\n")
                 sys.stdout.flush()
         except grpc.RpcError as error:
-            return _fail(f"{settings.address}: {_explain(error)}")
+            return fail(f"{settings.address}: {_explain(error)}")
     return 0
 
 
-def _repository(settings: RegistrySettings) -> "Repository":
+def open_repository(settings: RegistrySettings) -> "Repository":
+    """Return the registry that the settings name. RegistryUnavailableError if it is a file that is not there."""
     from hyperact.service.repository import Repository
     from hyperact.service.version_cache import VersionCache
 
@@ -137,16 +138,16 @@ def _repository(settings: RegistrySettings) -> "Repository":
 
 
 def _read_ledger(settings: RegistrySettings) -> list[Deployment]:
-    return asyncio.run(_repository(settings).look(settings.model)).ledger
+    return asyncio.run(open_repository(settings).look(settings.model)).ledger
 
 
 def _move(settings: SteeringSettings, version: str) -> int:
     try:
         entry = asyncio.run(
-            _repository(settings).promote(settings.model, version, settings.actor_or_user, datetime.now(UTC))
+            open_repository(settings).promote(settings.model, version, settings.actor_or_user, datetime.now(UTC))
         )
     except (RegistryUnavailableError, VersionRefusedError) as error:
-        return _fail(str(error))
+        return fail(str(error))
     make_console().print(deployments_table(settings.model, [entry]))
     return _wait_for_service(settings, version) if settings.wait_seconds else 0
 
@@ -167,8 +168,8 @@ def _wait_for_service(settings: SteeringSettings, version: str) -> int:
             console.print(f"{settings.address} serves version {version}, deployment {found.deployment}")
             return 0
         if found.state == VersionState.VERSION_STATE_REFUSED:
-            return _fail(f"{settings.address} refused version {version}: {found.problem}")
-    return _fail(f"{settings.address} does not serve version {version}: does it follow the same registry and alias?")
+            return fail(f"{settings.address} refused version {version}: {found.problem}")
+    return fail(f"{settings.address} does not serve version {version}: does it follow the same registry and alias?")
 
 
 def _tail(stub: LogServiceStub, settings: LogSettings) -> Iterator[LogEntry]:
@@ -207,6 +208,7 @@ def _explain(error: grpc.RpcError) -> str:
     return "no service answers there" if is_nobody else f"{error.code().name}: {details}"
 
 
-def _fail(message: str) -> int:
+def fail(message: str) -> int:
+    """Say in one line on standard error what went wrong; return the exit code 1."""
     sys.stderr.write(" ".join(message.split()) + "\n")
     return 1

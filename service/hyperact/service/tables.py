@@ -51,7 +51,7 @@ def _model_view(model: ModelStatus) -> RenderableType:
             version.version,
             f"[{style}]{state}[/]" if style else state,
             str(version.deployment or ""),
-            _local(version.since),
+            local_time(version.since),
             str(version.num_pinned_episodes or ""),
             str(version.num_steps or ""),
             escape(_note(version)),
@@ -64,7 +64,7 @@ def _model_view(model: ModelStatus) -> RenderableType:
 def _note(version: VersionStatus) -> str:
     if version.problem:
         return version.problem
-    return f"until {_local(version.drain_deadline)}" if version.HasField("drain_deadline") else ""
+    return f"until {local_time(version.drain_deadline)}" if version.HasField("drain_deadline") else ""
 
 
 def deployments_table(model: str, ledger: Sequence[Deployment]) -> Table:
@@ -75,7 +75,7 @@ def deployments_table(model: str, ledger: Sequence[Deployment]) -> Table:
     for entry in ledger:
         table.add_row(
             str(entry.number),
-            _local(entry.time),
+            local_time(entry.time),
             escape(entry.actor),
             f"{entry.from_version or '-'} → {entry.to_version}",
             str(entry.num_transitions or ""),
@@ -111,12 +111,12 @@ def entry_line(entry: LogEntry) -> str:
     """Return one line on an entry, plain text."""
     if entry.WhichOneof("entry") == "report":
         report = entry.report
-        parts = [_local(report.time), "report", str(to_key(report.step_id)), _outcome(report.outcome)]
+        parts = [local_time(report.time), "report", str(to_key(report.step_id)), _outcome(report.outcome)]
         return "  ".join(parts)
     step = entry.step
     marks = [name for name in ("evaluation", "fallback", "repinned") if getattr(step, name)]
     parts = [
-        _local(step.time),
+        local_time(step.time),
         "step",
         str(to_key(step.step_id)),
         f"action {step.action}",
@@ -134,6 +134,6 @@ def _outcome(outcome: Outcome) -> str:
     return " ".join(parts)
 
 
-def _local(time: Timestamp) -> str:
+def local_time(time: Timestamp) -> str:
     """Return a time of this machine's time zone, to the second."""
     return datetime.fromtimestamp(time.ToNanoseconds() / 1e9).astimezone().strftime("%Y-%m-%d %H:%M:%S")
