@@ -315,7 +315,7 @@ def _to_step(row: Row, lane: Lane, result: Decided, now: Timestamp, key_id: byte
         fallback=not lane.version,
         repinned=row.is_repinned,
         reference_distribution=lane.distribution,
-        num_actions=0 if lane.version else lane.num_actions,
+        num_actions=0 if lane.version else lane.num_actions or len(request.action_mask),
         version_digest=lane.digest,
         index_key_id=key_id,
     )

@@ -94,7 +94,7 @@ def range_view(found: GetRangeResponse) -> RenderableType:
     for extent in found.ranges:
         table.add_row(extent.partition, str(extent.begin_offset), str(extent.end_offset))
     readers = [
-        f"kept for {escape(reader.name)} since {_local(reader.time)}: "
+        f"kept for {escape(reader.name)} since {local_time(reader.time)}: "
         + (", ".join(f"{place.partition} from {place.offset}" for place in reader.positions) or "everything")
         for reader in found.readers
     ]
