@@ -86,7 +86,7 @@ def run(*words: str) -> None:
 def deploy_next(service: Service, version: str) -> None:
     """Learn a little from the log, register what comes of it, and put it into service."""
     where = ["--data-dir", str(service.data_dir), "--address", service.address]
-    run("retrain", *where, "--max-deployments", "1", "--no-promote", "--replay-ratio", REPLAY_RATIO)
+    run("retrain", *where, "--max-versions", "1", "--no-promote", "--replay-ratio", REPLAY_RATIO)
     run("promote", version, *where)
 
 
