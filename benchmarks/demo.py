@@ -71,8 +71,12 @@ def run_once(seed: int, num_kills: int, step_seconds: float, rng: random.Random)
 def kill_service(demo: "subprocess.Popen[str]", data_dir: Path, num_kills: int, rng: random.Random) -> int:
     """Kill the demo's service at random moments, each time after it has served again; return how often it was."""
     num_killed = 0
+    log = data_dir / "serve.log"
     while num_killed < num_kills and demo.poll() is None:
-        time.sleep(rng.uniform(3.0, 6.0))
+        if not log.exists() or log.read_text(errors="replace").count("] serving ") <= num_killed:
+            time.sleep(0.1)
+            continue
+        time.sleep(rng.uniform(0.0, 5.0))
         for pid in service_pids(data_dir):
             os.kill(pid, signal.SIGKILL)
             num_killed += 1
