@@ -10,15 +10,14 @@ import pytest
 from mlflow import MlflowClient
 
 import toys
-from hyperact.service import decision
 from hyperact.service.audit import Case, Grade, VersionJudge, check_segment, propensity_range
 from hyperact.service.audit_settings import Bound, parse_bound
-from hyperact.service.decision import Reference
 from hyperact.service.hypermodel import Hypermodel
 from hyperact.service.rhythm import Rhythm
 from hyperact.v1.decision_pb2 import Step
 from hyperact.v1.indices import COORDINATE, GAUSSIAN, ONE_HOT, UNIT_SPHERE, index_bank, index_key_id
 from hyperact.v1.model_pb2 import AgentKind, IndexSchedule
+from hyperact.v1.probabilities import Reference, probabilities
 from hyperact.v1.steps import StepKey
 from hyperact.v1.tensors import to_tensor
 from toy_audits import Change, audited, changed_copy, not_exact, play_for_audit, read_log
@@ -289,7 +288,7 @@ class TestPropensityRange:
             exact = random.normal(size=(num_actions, 5)).astype(np.float32)
             low, high = propensity_range(exact, None, reference, 0, error)
             off = exact + random.uniform(-error, error, size=(50, num_actions, 5)).astype(np.float32)
-            found = decision.probabilities(off, None, reference, np.zeros(50, np.intp))
+            found = probabilities(off, None, reference, np.zeros(50, np.intp))
 
             assert low <= found.min()
             assert found.max() <= high

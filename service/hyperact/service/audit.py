@@ -34,7 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperact.service import decision
-from hyperact.service.decision import Bools, Decisions, Reference
+from hyperact.service.decision import Decisions
 from hyperact.service.hypermodel import Hypermodel
 from hyperact.service.rhythm import Rhythm, make_rhythm
 from hyperact.v1.decision_pb2 import Step
@@ -50,6 +50,7 @@ from hyperact.v1.indices import (
 )
 from hyperact.v1.manifests import max_num_actions
 from hyperact.v1.model_pb2 import ReferenceDistribution
+from hyperact.v1.probabilities import Bools, Reference, pair_probability, probabilities, to_masks
 from hyperact.v1.steps import StepKey, to_key
 
 default_tolerance = 1e-5
@@ -222,7 +223,7 @@ class VersionJudge:
         return findings
 
     def _compute(self, steps: Sequence[Step], coefficients: Float32s) -> "_Computed":
-        masks = decision.to_masks([step.action_mask for step in steps], self.hypermodel.num_actions)
+        masks = to_masks([step.action_mask for step in steps], self.hypermodel.num_actions)
         indices = np.stack([self.index_of(step) for step in steps])
         tie_break: Callable[[int], float] = lambda row: derive_tie_break(self._key, to_key(steps[row].step_id))  # noqa: E731
         decisions = decision.decide(coefficients, indices, masks, self.reference, tie_break)
@@ -231,7 +232,7 @@ class VersionJudge:
         rows = np.flatnonzero(decisions.actions != logged)
         if rows.size:
             some_masks = None if masks is None else masks[rows]
-            chances = decision.probabilities(coefficients[rows], some_masks, self.reference, logged[rows])
+            chances = probabilities(coefficients[rows], some_masks, self.reference, logged[rows])
             propensities[rows] = np.maximum(chances, decision.smallest_propensity)
         return _Computed(coefficients, indices, masks, decisions, propensities)
 
@@ -345,7 +346,7 @@ def _pair_range(
     norm, norm_error = float(np.linalg.norm(difference[1:])), error * math.sqrt(index_dim)
     means = np.array([difference[0] - error, difference[0] + error]).repeat(2)
     norms = np.tile([max(0.0, norm - norm_error), norm + norm_error], 2)
-    chances = decision.pair_probability(means, norms, index_dim, distribution)
+    chances = pair_probability(means, norms, index_dim, distribution)
     return float(chances.min()), float(chances.max())
 
 

@@ -15,6 +15,7 @@ from hyperact.v1.decision_pb2 import Step
 from hyperact.v1.deployment_pb2 import Deployment
 from hyperact.v1.indices import GAUSSIAN, UNIT_SPHERE, Float32s
 from hyperact.v1.log_pb2 import LogEntry
+from hyperact.v1.probabilities import Bools, pair_probability, to_masks
 from hyperact.v1.tensors import to_array
 
 
@@ -110,7 +111,7 @@ def explain(
     elif judge is not None and finding.action is not None:
         index = judge.index_of(step)
         coefficients = judge.hypermodel.coefficients(observation[None])
-        masks = decision.to_masks([step.action_mask], judge.hypermodel.num_actions)
+        masks = to_masks([step.action_mask], judge.hypermodel.num_actions)
         actions = _views(judge, coefficients, index, masks)
         duel = _duel(judge, coefficients[0], actions, step.action)
     return Explanation(entry, finding, observation, actions, index, duel, lineage, deployment)
@@ -126,9 +127,7 @@ def _uniform_views(step: Step) -> list[ActionView]:
     ]
 
 
-def _views(
-    judge: VersionJudge, coefficients: Float32s, index: Float32s, masks: decision.Bools | None
-) -> list[ActionView]:
+def _views(judge: VersionJudge, coefficients: Float32s, index: Float32s, masks: Bools | None) -> list[ActionView]:
     found = decision.posteriors(coefficients, masks, judge.reference)
     values = decision.index_values(coefficients, index[None])[0]
     allowed = np.ones(len(values), np.bool_) if masks is None else masks[0]
@@ -159,6 +158,6 @@ def _duel_probability(judge: VersionJudge, difference: Float32s) -> float:
     if len(difference) > 1 and distribution in (GAUSSIAN, UNIT_SPHERE):
         wide = difference.astype(np.float64)
         norm = np.sqrt((wide[1:] ** 2).sum(keepdims=True))
-        return float(decision.pair_probability(wide[:1], norm, len(wide) - 1, distribution)[0])
+        return float(pair_probability(wide[:1], norm, len(wide) - 1, distribution)[0])
     leads = difference[0] + bank @ difference[1:]
     return float((leads > 0).mean() + 0.5 * (leads == 0).mean())

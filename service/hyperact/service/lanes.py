@@ -17,6 +17,7 @@ from hyperact.service.rhythm import Rhythm, make_rhythm
 from hyperact.v1.decision_pb2 import Posterior
 from hyperact.v1.indices import Float32s, derive_tie_break, derive_uniform_action
 from hyperact.v1.model_pb2 import ReferenceDistribution
+from hyperact.v1.probabilities import Bools, Reference, to_masks
 from hyperact.v1.steps import StepKey
 from hyperact.v1.tensors import TensorChecker
 
@@ -97,7 +98,7 @@ class VersionLane:
     num_actions: int = field(init=False)
     index_dim: int = field(init=False)
     distribution: "ReferenceDistribution.ValueType" = field(init=False)
-    _reference: decision.Reference = field(init=False)
+    _reference: Reference = field(init=False)
 
     def __post_init__(self) -> None:
         model = self.hypermodel
@@ -107,7 +108,7 @@ class VersionLane:
         self.num_actions = model.num_actions
         self.index_dim = model.index_dim
         self.distribution = model.spec.reference_distribution
-        self._reference = decision.Reference(self.distribution, model.bank)
+        self._reference = Reference(self.distribution, model.bank)
 
     def decide(self, rows: Sequence[Question]) -> "list[Decided | DecisionError]":
         """Decide every row. A row that the model fails on, or answers with no finite numbers, fails alone."""
@@ -127,7 +128,7 @@ class VersionLane:
         return results
 
     def _decide(self, rows: Sequence[Question], coefficients: Float32s) -> list[Decided]:
-        masks = decision.to_masks([row.action_mask for row in rows], self.num_actions)
+        masks = to_masks([row.action_mask for row in rows], self.num_actions)
         indices = _stack([row.index for row in rows])
         tie_break: Callable[[int], float] = lambda row: derive_tie_break(self.key, rows[row].step)  # noqa: E731
         decisions = decision.decide(coefficients, indices, masks, self._reference, tie_break)
@@ -138,7 +139,7 @@ class VersionLane:
         return list(map(Decided, *(column.tolist() for column in columns), posteriors))
 
     def _posteriors(
-        self, rows: Sequence[Question], coefficients: Float32s, masks: decision.Bools | None
+        self, rows: Sequence[Question], coefficients: Float32s, masks: Bools | None
     ) -> list[Posterior | None] | None:
         """Return the posterior of each row that wants one; None if none does."""
         wanting = [place for place, row in enumerate(rows) if row.wants_posterior]
