@@ -87,11 +87,14 @@ def derive_perturbation(step: StepKey, index_dim: int) -> Float32s:
 
 
 @lru_cache(maxsize=32)
-def index_bank(index_dim: int, distribution: "ReferenceDistribution.ValueType") -> Float32s:
+def index_bank(index_dim: int, distribution: "ReferenceDistribution.ValueType", size: int = bank_size) -> Float32s:
     """Return the fixed bank over which propensities are computed: float32 [L, M], read-only.
 
     1024 derived draws for the continuous distributions; for the discrete ones every value once, so that a mean over
     the bank is exact. The bank is public: the same for every model and key. With M = 0 it is the one empty index.
+
+    Logged propensities are over the default size. A longer bank begins with the rows of the shorter one; `size` says
+    nothing to the discrete distributions.
     """
     if index_dim == 0:
         bank = np.empty((1, 0))
@@ -103,7 +106,7 @@ def index_bank(index_dim: int, distribution: "ReferenceDistribution.ValueType") 
         bank = np.stack(
             [
                 _draw(_uniforms(b"", _bank, encode_ids(int(distribution), index_dim, draw)), index_dim, distribution)
-                for draw in range(bank_size)
+                for draw in range(size)
             ]
         )
     frozen = bank.astype(np.float32)

@@ -96,9 +96,15 @@ def win_shares(coefficients: Float32s, masks: Bools | None, actions: Ints, bank:
     probability over the bank is a row's mean, and the probability of several actions under one held index is the mean
     of the product of their rows.
     """
-    values = _bank_values(coefficients, masks, bank)
-    is_best = values == values.max(axis=0)
-    shares: Float32s = is_best[actions, np.arange(len(actions))] / is_best.sum(axis=0, dtype=np.float32)
+    num_rows, num_actions, _ = coefficients.shape
+    shares = np.empty((num_rows, len(bank)), np.float32)
+    rows_at_once = max(1, _max_bank_values // (num_actions * len(bank)))
+    for row in range(0, num_rows, rows_at_once):
+        rows = slice(row, row + rows_at_once)
+        values = _bank_values(coefficients[rows], None if masks is None else masks[rows], bank)
+        is_best = values == values.max(axis=0)
+        chosen = is_best[actions[rows], np.arange(len(actions[rows]))]
+        shares[rows] = chosen / is_best.sum(axis=0, dtype=np.float32)
     return shares
 
 

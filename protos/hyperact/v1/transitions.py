@@ -34,7 +34,10 @@ RunKey = tuple[str, str]  # session, run
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """One step and what followed it. Rewards are raw: clipping is a view of the learner's."""
+    """One step and what followed it. Rewards are raw: clipping is a view of the learner's.
+
+    `segment` is the number of the step at which this step's index was drawn; steps of one segment share it.
+    """
 
     key: StepKey
     observation: NDArray[Any]
@@ -48,6 +51,7 @@ class Transition:
     deployment: int
     action_mask: bytes
     next_action_mask: bytes
+    segment: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,6 +325,7 @@ class TransitionAssembler:
                 deployment=step.deployment,
                 action_mask=step.action_mask,
                 next_action_mask=pending.next_action_mask,
+                segment=step.segment,
             )
         )
 
