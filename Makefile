@@ -29,6 +29,8 @@ setup: .venv/installed ## Make .venv and install everything into it
 	@$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e '.[dev]'
 	@# Alone: our DeepSea is checked against bsuite's, which needs nothing of what bsuite as a whole asks for.
 	@$(BIN)/python $(PIP_INSTALL) -c constraints.txt --no-deps bsuite
+	@# Likewise: our estimators are checked against the open bandit pipeline's, which pulls in nothing else that we lack.
+	@$(BIN)/python $(PIP_INSTALL) -c constraints.txt --no-deps obp
 	@touch $@
 
 demo: setup ## Play, log, learn and deploy until DeepSea is solved
