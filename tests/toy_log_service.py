@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperact.v1.decision_pb2 import Outcome, Position, Report, Step
-from hyperact.v1.indices import derive_index, derive_uniform_action
+from hyperact.v1.indices import derive_index, derive_uniform_action, index_bank
 from hyperact.v1.log_pb2 import (
     AcknowledgeRequest,
     AcknowledgeResponse,
@@ -27,6 +27,7 @@ from hyperact.v1.log_pb2 import (
 )
 from hyperact.v1.log_pb2_grpc import LogServiceServicer, add_LogServiceServicer_to_server
 from hyperact.v1.model_pb2 import LogRange, ModelSpec
+from hyperact.v1.probabilities import Reference, probabilities
 from hyperact.v1.steps import StepKey
 from hyperact.v1.tensors import to_tensor
 
@@ -160,14 +161,14 @@ class DeepSeaPlayer:
         outcome, is_over, number, episode_return = None, False, 0, 0.0
         while not is_over:
             key = StepKey("default", self.session, "run", self.episode, number)
-            action = self._action(key, observation, coefficients, spec)
+            action, propensity = self._decide(key, observation, coefficients, spec)
             step = Step(
                 step_id=key.to_message(),
                 observation=to_tensor(observation),
                 action=action,
                 version=version,
                 deployment=deployment,
-                propensity=0.5,
+                propensity=propensity,
                 evaluation=evaluation,
                 previous_outcome=outcome,
                 previous_position=None if outcome is None else Position(episode=self.episode, number=number - 1),
@@ -184,11 +185,14 @@ class DeepSeaPlayer:
         self.log.append(report, self.partition)
         return episode_return
 
-    def _action(
+    def _decide(
         self, key: StepKey, observation: NDArray[Any], coefficients: Coefficients | None, spec: ModelSpec | None
-    ) -> int:
+    ) -> tuple[int, float]:
+        """Return the action and its propensity, as a service would log it."""
         if coefficients is None or spec is None:
-            return int(2 * derive_uniform_action(index_key, key))
+            return int(2 * derive_uniform_action(index_key, key)), 0.5
         index = derive_index(index_key, key, 0, spec.index_dim, spec.reference_distribution)
-        answer = coefficients(observation[np.newaxis])[0]
-        return int((answer[:, 0] + answer[:, 1:] @ index).argmax())
+        answer = coefficients(observation[np.newaxis])
+        action = (answer[0, :, 0] + answer[0, :, 1:] @ index).argmax()
+        reference = Reference(spec.reference_distribution, index_bank(spec.index_dim, spec.reference_distribution))
+        return int(action), float(probabilities(answer, None, reference, np.array([action]))[0])

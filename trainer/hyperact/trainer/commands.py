@@ -1,4 +1,4 @@
-"""The room's commands: `init`, `train`, `retrain`. What is heavy is imported when a command runs."""
+"""The room's commands: `init`, `train`, `retrain`, `evaluate`. What is heavy is imported when a command runs."""
 
 import logging
 import signal
@@ -10,7 +10,7 @@ from typing import Literal
 
 import structlog
 
-from hyperact.trainer.settings import InitSettings, RetrainSettings, TrainSettings
+from hyperact.trainer.settings import EvaluateSettings, InitSettings, RetrainSettings, TrainSettings
 
 
 def init(settings: InitSettings) -> int:
@@ -37,6 +37,14 @@ def retrain(settings: RetrainSettings) -> int:
 
         _set_up(settings.log_format, settings.num_threads)
         return _report(lambda: jobs.retrain(settings, stop))
+
+
+def evaluate(settings: EvaluateSettings) -> int:
+    """Estimate what a registered version would be worth, from what the service logged of others."""
+    from hyperact.trainer import jobs
+
+    _set_up(settings.log_format, settings.num_threads)
+    return _report(lambda: jobs.evaluate(settings))
 
 
 def _report(job: Callable[[], None]) -> int:

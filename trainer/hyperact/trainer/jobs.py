@@ -22,14 +22,23 @@ from hyperact.trainer.births import Birth, make_learner, new_state, parameters
 from hyperact.trainer.checkpoints import CheckpointError, Checkpoints, TrainerState
 from hyperact.trainer.curves import Curves
 from hyperact.trainer.environments import Environment, make_environment, optimal_return, spec_of
+from hyperact.trainer.evaluate import evaluate_version, log_evaluation
 from hyperact.trainer.export import Lineage
 from hyperact.trainer.gates import GateLimits
-from hyperact.trainer.ingest import LogLostError, StepSource
+from hyperact.trainer.ingest import LogLostError, LogUnavailableError, StepSource
 from hyperact.trainer.learner import Learner, State
+from hyperact.trainer.off_policy.report import evaluation_figure, evaluation_table, verdict
 from hyperact.trainer.plots import returns_figure
 from hyperact.trainer.releases import Release, Releases
 from hyperact.trainer.retrain import Retrainer, RetrainOptions, num_recent_observations
-from hyperact.trainer.settings import CommonSettings, InitSettings, RetrainSettings, TrainSettings, agent_kinds
+from hyperact.trainer.settings import (
+    CommonSettings,
+    EvaluateSettings,
+    InitSettings,
+    RetrainSettings,
+    TrainSettings,
+    agent_kinds,
+)
 from hyperact.trainer.tracking import MetricPoint, Tracking, TrackingUnavailableError
 from hyperact.v1.errors import FieldError
 from hyperact.v1.manifests import check_spec
@@ -114,6 +123,25 @@ def retrain(settings: RetrainSettings, stop: Event) -> None:
             clock=time.time,
         )
         retrainer.run()
+
+
+def evaluate(settings: EvaluateSettings) -> None:
+    """Estimate a version's value from a service's log, print and plot it. Raises JobError, also if it is refused."""
+    tracking = Tracking(settings.tracking_uri, settings.data_dir, settings.model, "")
+    channel_options = [("grpc.max_receive_message_length", _max_message_bytes)]
+    with _translating(), grpc.insecure_channel(settings.address, options=channel_options) as channel:
+        evaluation = evaluate_version(StepSource(channel, settings.model), tracking, settings, time.time())
+        path = settings.plot or settings.data_dir / f"evaluation-{evaluation.version}.png"
+        figure = evaluation_figure(evaluation)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path)
+        if settings.log_run:
+            log_evaluation(tracking, evaluation, figure, datetime.now(UTC))
+    Console().print(evaluation_table(evaluation))
+    logger.info("plot saved", path=str(path))
+    if evaluation.refusals:
+        raise JobError(f"no estimate of version {evaluation.version}: {'; '.join(evaluation.refusals)}")
+    Console().print(verdict(evaluation), highlight=False)
 
 
 class _TrainingRun:
@@ -352,5 +380,5 @@ def _translating() -> Iterator[None]:
     """Turn what is the caller's to mend into JobError."""
     try:
         yield
-    except (CheckpointError, LogLostError, TrackingUnavailableError, ValueError) as error:
+    except (CheckpointError, LogLostError, LogUnavailableError, TrackingUnavailableError, ValueError) as error:
         raise JobError(str(error)) from error

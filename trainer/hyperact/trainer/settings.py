@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import CliPositionalArg
 
 from hyperact.trainer.config import LearnerConfig
 from hyperact.v1.model_pb2 import AgentKind
@@ -150,3 +151,41 @@ class RetrainSettings(CommonSettings):
         if self.min_evaluation_return is not None and not self.env:
             raise ValueError("min_evaluation_return needs env, to play the evaluation episodes in")
         return self
+
+
+class EvaluateSettings(BaseModel):
+    """Settings of `hyperact evaluate`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    version: CliPositionalArg[str] = Field(description="The registered version whose value is estimated.")
+    data_dir: Path = Field(default=Path("hyperact-data"), description="The directory of the embedded registry.")
+    tracking_uri: str = Field(default="", description="The MLflow store; empty: the SQLite database in data_dir.")
+    model: str = Field(default="default", min_length=1, max_length=200, description="The registered model.")
+    address: str = Field(default="127.0.0.1:50051", description="The service whose log is read.")
+    first_deployment: int = Field(
+        default=0, ge=0, description="Use no episode of an earlier deployment; 0: the uniform fallback's too."
+    )
+    max_steps: int = Field(
+        default=100_000, gt=0, description="The newest episodes are used, of this many steps at most."
+    )
+    return_discount: float = Field(
+        default=1.0, gt=0, le=1, description="How much less a reward counts one step later; 1: the plain sum."
+    )
+    confidence: float = Field(default=0.95, gt=0, lt=1, description="The confidence of the intervals.")
+    num_indices: int = Field(
+        default=1024,
+        ge=1024,
+        multiple_of=1024,
+        description="The bank's size for joint probabilities; more lessens the Monte Carlo error.",
+    )
+    min_effective_size: float = Field(
+        default=50.0, ge=2, description="The least number of equally weighted episodes that the log must be worth."
+    )
+    plot: Path | None = Field(None, description="Where to save the plot; unset: evaluation-VERSION.png in data_dir.")
+    log_run: bool = Field(default=False, description="Whether to log table and plot as a run in MLflow.")
+    seed: int = Field(default=0, ge=0, description="The seed of the network that is fitted, if one is.")
+    num_threads: int = Field(default=1, ge=1, description="Threads for torch.")
+    log_format: Literal["console", "json"] = Field(
+        default="console", description="How log lines look: console or json."
+    )

@@ -69,7 +69,7 @@ class MetricPoint:
 
 @dataclass(frozen=True, slots=True)
 class ServingVersion:
-    """The version that the alias stands at."""
+    """A registered version with its files."""
 
     version: str
     manifest: Manifest
@@ -217,15 +217,17 @@ class Tracking:
 
     def serving(self) -> ServingVersion | None:
         """Return the version that the alias stands at, downloaded; None if there is none or it is not readable."""
+        version = self.serving_version()
+        return self.load_version(version) if version else None
+
+    def load_version(self, version: str) -> ServingVersion | None:
+        """Return a registered version, downloaded; None if there is none of that number or it is not readable."""
         from mlflow.artifacts import download_artifacts
         from mlflow.exceptions import MlflowException
 
-        version = self.serving_version()
-        if not version:
-            return None
         with _reaching(self.uri), tempfile.TemporaryDirectory() as temporary:
-            source = self._client.get_model_version_download_uri(self._model, version)
             try:
+                source = self._client.get_model_version_download_uri(self._model, version)
                 root = Path(download_artifacts(artifact_uri=source, dst_path=temporary, tracking_uri=self.uri))
                 manifest = manifests.from_json((root / manifests.file_name).read_bytes())
                 return ServingVersion(version, manifest, (root / manifest.onnx_file).read_bytes())
