@@ -13,11 +13,10 @@ Rules:
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -29,7 +28,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from hyperact.service.errors import RegistryUnavailableError, VersionRefusedError
 from hyperact.service.version_cache import CachedVersion, VersionCache
-from hyperact.v1 import manifests
+from hyperact.v1 import local_store, manifests
 from hyperact.v1.deployment_pb2 import Deployment
 from hyperact.v1.deployments import entry_for, read_ledger, to_tag
 from hyperact.v1.errors import FieldError
@@ -37,7 +36,6 @@ from hyperact.v1.errors import FieldError
 logger = logging.getLogger(__name__)
 max_manifest_bytes = 16 << 20
 max_hanging_calls = 8
-_sqlite_prefix = "sqlite:///"
 _not_found = "RESOURCE_DOES_NOT_EXIST"
 _Result = TypeVar("_Result")
 _process_settings = {
@@ -176,8 +174,7 @@ class Repository:
         with self._making_store:
             if self._has_store:
                 return MlflowClient(tracking_uri=self.tracking_uri, registry_uri=self.tracking_uri)
-            with _store_lock(self.tracking_uri):
-                client = MlflowClient(tracking_uri=self.tracking_uri, registry_uri=self.tracking_uri)
+            client = local_store.open_store(self.tracking_uri, _open_store)
             self._has_store = True
             return client
 
@@ -274,20 +271,12 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
-@contextlib.contextmanager
-def _store_lock(tracking_uri: str) -> Iterator[None]:
-    """Let one process at a time make an SQLite store: two that migrate an empty database at once spoil it.
-
-    The trainer takes the same file, beside the database.
-    """
-    if not tracking_uri.startswith(_sqlite_prefix):
-        yield
-        return
-    lock_file = Path(tracking_uri.removeprefix(_sqlite_prefix)).with_suffix(".lock")
-    lock_file.parent.mkdir(parents=True, exist_ok=True)
-    with lock_file.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+def _open_store(tracking_uri: str) -> MlflowClient:
+    """Return a client of a store that is whole."""
+    client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+    if tracking_uri.startswith(local_store.prefix):
+        client.search_experiments(max_results=1)
+    return client
 
 
 def _settle(future: "asyncio.Future[Any]", result: Any, error: Exception | None) -> None:

@@ -8,7 +8,6 @@ The rules:
 3. Whatever goes wrong on the way to MLflow is TrackingUnavailableError: it may work later.
 """
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hyperact.v1 import deployments, manifests
+from hyperact.v1 import deployments, local_store, manifests
 from hyperact.v1.deployment_pb2 import Deployment
 from hyperact.v1.errors import FieldError
 from hyperact.v1.model_pb2 import Manifest
@@ -105,21 +104,13 @@ class Tracking:
         # A store that is being made has much to say.
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         logging.getLogger("alembic").setLevel(logging.WARNING)
-        with self._store_lock():
-            client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
-            client.search_experiments(max_results=1)
-        return client
 
-    @contextmanager
-    def _store_lock(self) -> Iterator[None]:
-        """Let one process at a time make the embedded store: two that migrate an empty database at once spoil it."""
-        if not self._is_embedded:
-            yield
-            return
-        self._data_dir.mkdir(parents=True, exist_ok=True)
-        with (self._data_dir / "mlflow.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+        def open_at(uri: str) -> MlflowClient:
+            client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+            client.search_experiments(max_results=1)
+            return client
+
+        return local_store.open_store(self.uri, open_at)
 
     def start_run(self, name: str, parameters: Mapping[str, Any], tags: Mapping[str, str]) -> str:
         """Begin a run with its parameters and return its id."""
