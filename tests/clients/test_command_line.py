@@ -109,6 +109,27 @@ class TestWhichCommand:
 
         assert (3, True) == (outcome.code, "needs a_library_that_is_not_installed: pip install" in outcome.err)
 
+    def test_a_command_may_have_two_words(self, hyperact: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """`hyperact bench deepsea` has settings of its own, in a file under a table of its whole name."""
+        found = [EntryPoint(f"sing {name}", "toy_commands:greet", catalogue.group) for name in ("high", "low")]
+        monkeypatch.setattr(catalogue, "entry_points", lambda group: found)
+        Path("hyperact.toml").write_text('["sing low"]\ntimes = 3\n')
+
+        high, low = hyperact("sing", "high", "--seed", "4"), hyperact("sing", "low", "a song")
+
+        assert [(4, 1, "world"), (0, 3, "a song")] == [
+            (outcome.settings["seed"], outcome.settings["times"], outcome.settings["name"]) for outcome in (high, low)
+        ]
+
+    def test_the_first_word_alone_asks_for_the_second(self, hyperact: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Whoever types `hyperact bench` learns what can be benched."""
+        found = [EntryPoint(f"sing {name}", "toy_commands:greet", catalogue.group) for name in ("high", "low")]
+        monkeypatch.setattr(catalogue, "entry_points", lambda group: found)
+
+        outcome = hyperact("sing")
+
+        assert (2, "hyperact sing: say which, high or low\n") == (outcome.code, outcome.err)
+
     def test_control_c_exits_quietly(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         """No traceback; 130 as shells expect."""
         monkeypatch.setattr(sys, "argv", ["hyperact", "interrupt"])

@@ -26,12 +26,25 @@ def dispatch(arguments: list[str] | None = None, environment: Mapping[str, str] 
     if given[0] in ("-V", "--version"):
         print(f"hyperact {version('hyperact')}")
         return 0
-    name = given[0]
+    name = command_name(given, commands)
     if name not in commands:
-        return fail(
-            f"hyperact: no command {name!r}{nearest(name, commands)}; `hyperact --help` lists them", wrong_usage
-        )
-    return run(commands[name], given[1:], os.environ if environment is None else environment, commands)
+        return fail(no_command(name, commands), wrong_usage)
+    rest = given[len(name.split()) :]
+    return run(commands[name], rest, os.environ if environment is None else environment, commands)
+
+
+def command_name(given: list[str], commands: Mapping[str, catalogue.Command]) -> str:
+    """Return the command that the arguments begin with; one of two words goes before one of one."""
+    two_words = " ".join(given[:2])
+    return two_words if two_words in commands else given[0]
+
+
+def no_command(name: str, commands: Mapping[str, catalogue.Command]) -> str:
+    """Return what to say to a command that there is not, or to the first word alone of commands that have two."""
+    second_words = [command.split()[1] for command in commands if command.startswith(f"{name} ")]
+    if second_words:
+        return f"hyperact {name}: say which, {' or '.join(second_words)}"
+    return f"hyperact: no command {name!r}{nearest(name, commands)}; `hyperact --help` lists them"
 
 
 def run(
