@@ -72,7 +72,7 @@ def collect(
     environment: Environment, learner: Learner, add: Any, n_step: NStepAssembler, deployment: int, seed: int
 ) -> int:
     """Play the episodes of one deployment; return how many transitions they gave."""
-    agent = ThompsonAgent(learner.spec, learner.coefficients, seed_key(seed, "collection"))
+    agent = ThompsonAgent(learner.spec, learner.values, seed_key(seed, "collection"))
     agent.is_warming_up = deployment == 0
     first = StepKey("default", "agent", f"{deployment:03d}", 0, 0)
     steps = run_loop(environment, agent, first, seed)

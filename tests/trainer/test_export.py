@@ -122,7 +122,7 @@ class TestWriteVersion:
         """A learner that diverged is not exported."""
         broken = Hypermodel(mlp_spec, small, 0)
         with torch.no_grad():
-            broken.learnable.head.weight.fill_(torch.nan)
+            next(broken.learnable.parameters()).fill_(torch.nan)
 
         with pytest.raises(ParityError):
             write_version(tmp_path, broken, mlp_spec, golden_observations(mlp_spec), Lineage("default"), now)

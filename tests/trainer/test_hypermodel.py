@@ -5,13 +5,19 @@ import pytest
 import torch
 
 from hyperact.trainer.config import NetworkConfig, atari
-from hyperact.trainer.hypermodel import Hypermodel, Part
-from hyperact.trainer.losses import action_values
+from hyperact.trainer.heads.last_layer import Part
+from hyperact.trainer.heads.summand import Summand
+from hyperact.trainer.hypermodel import Hypermodel
 from hyperact.v1.indices import GAUSSIAN
 from toy_trainer import atari_spec, learner_with_replay
 from toys import toy_spec
 
 small = NetworkConfig(hidden_sizes=(8, 4), posterior_scale=0.7, prior_scale=3.0)
+
+
+def last_layer(summand: Summand) -> Part:
+    assert isinstance(summand, Part)
+    return summand
 
 
 def generated_value(part: Part, scale: float, observation: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
@@ -37,10 +43,10 @@ class TestHypermodel:
         model = Hypermodel(toy_spec(num_actions=3), small, 0)
         observation, index = torch.tensor([0.3, -1.0, 2.0]), torch.tensor([0.5, -2.0, 1.0, 0.1])
 
-        direct = generated_value(model.learnable, 0.7, observation, index) + generated_value(
-            model.prior, 3.0, observation, index
+        direct = generated_value(last_layer(model.learnable), 0.7, observation, index) + generated_value(
+            last_layer(model.prior), 3.0, observation, index
         )
-        affine = action_values(model(observation[None]), index[None])[0]
+        affine = model(observation[None], index[None, None])[0, 0]
 
         torch.testing.assert_close(direct, affine)
 
@@ -57,12 +63,12 @@ class TestHypermodel:
         """Learning leaves the prior's coefficients as they were, bit for bit."""
         learner, replay = learner_with_replay()
         observations = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
-        before = learner.prior_coefficients(observations)
+        before = learner.prior_answers(observations)
 
         for _ in range(20):
             learner.update(replay)
 
-        np.testing.assert_array_equal(before, learner.prior_coefficients(observations))
+        np.testing.assert_array_equal(before, learner.prior_answers(observations))
 
     def test_the_prior_has_features_of_its_own(self) -> None:
         """Its networks are drawn apart from the learnable ones."""
@@ -76,15 +82,16 @@ class TestHypermodel:
         """Equal seeds give equal models, other seeds others."""
         first, same, other = (Hypermodel(toy_spec(), small, seed) for seed in (1, 1, 2))
 
-        assert torch.equal(first.prior.head.weight, same.prior.head.weight)
-        assert not torch.equal(first.prior.head.weight, other.prior.head.weight)
+        weights = [last_layer(model.prior).head.weight for model in (first, same, other)]
+        assert torch.equal(weights[0], weights[1])
+        assert not torch.equal(weights[0], weights[2])
 
     def test_initial_scales_are_the_papers(self) -> None:
         """DeepSea: loading rows of the prior have norm 1, and all mean weights together too."""
         model = Hypermodel(toy_spec(num_actions=2), NetworkConfig(), 0)
 
-        rows = model.prior.head.weight[:, 1:].norm(dim=1)
-        means = [part.head.weight[:, 0].norm() for part in (model.prior, model.learnable)]
+        rows = last_layer(model.prior).head.weight[:, 1:].norm(dim=1)
+        means = [last_layer(part).head.weight[:, 0].norm() for part in (model.prior, model.learnable)]
 
         torch.testing.assert_close(torch.ones_like(rows), rows)
         torch.testing.assert_close(torch.ones(2), torch.stack(means))

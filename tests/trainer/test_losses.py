@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from hyperact.trainer.losses import action_values, double_q_target, expected_td_loss, sampled_td_loss
+from hyperact.trainer.heads.summand import indexed_values
+from hyperact.trainer.losses import bootstrapped_target, expected_td_loss, optimistic_values, sampled_td_loss
 from hyperact.trainer.reference_distributions import draw_indices, moments
 from hyperact.v1.indices import COORDINATE, GAUSSIAN, ONE_HOT, UNIT_SPHERE
 from hyperact.v1.model_pb2 import ReferenceDistribution
@@ -31,7 +32,10 @@ class TestExpectedTdLoss:
         exact, drawn = ([part.clone().requires_grad_() for part in (mean, loadings)] for _ in range(2))
 
         closed_loss = expected_td_loss(exact[0], exact[1], target, perturbation, 0.5, moments(index_dim, distribution))
-        sampled_loss = sampled_td_loss(drawn[0], drawn[1], target, perturbation, 0.5, torch.from_numpy(indices)[None])
+        coefficients = torch.cat([drawn[0][:, None], drawn[1]], dim=1)[:, None]
+        drawn_indices = torch.from_numpy(indices)[None]
+        values = indexed_values(coefficients, drawn_indices)[..., 0]
+        sampled_loss = sampled_td_loss(values, target[:, None], perturbation, 0.5, drawn_indices)
 
         for closed, sampled in zip(
             torch.autograd.grad(closed_loss.sum(), exact), torch.autograd.grad(sampled_loss.sum(), drawn), strict=True
@@ -60,7 +64,7 @@ class TestExpectedTdLoss:
         torch.testing.assert_close(torch.tensor([9.0]), loss)
 
 
-class TestDoubleQTarget:
+class TestBootstrappedTarget:
     online = torch.tensor([[[1.0, 1.0], [0.0, 5.0]]])
     target = torch.tensor([[[10.0, 1.0], [20.0, 2.0]]])
 
@@ -71,16 +75,16 @@ class TestDoubleQTarget:
         discount: float = 0.9,
         ties: tuple[float, float] = (0.3, 0.6),
     ) -> float:
-        target = double_q_target(
+        indices = torch.tensor([[[index]]])
+        target = bootstrapped_target(
             torch.tensor([1.0]),
             torch.tensor([discount]),
-            self.online,
-            self.target,
-            torch.tensor([[index]]),
+            indexed_values(self.online, indices),
+            indexed_values(self.target, indices),
             torch.tensor([allowed]),
             torch.tensor([ties]),
         )
-        return float(target[0])
+        return float(target[0, 0])
 
     def test_the_online_network_chooses_and_the_target_network_values(self) -> None:
         """Under index 1 the online values are 2 and 5: action 1, which the target network values at 22."""
@@ -114,11 +118,59 @@ def test_moments_are_those_of_the_draws(distribution: "ReferenceDistribution.Val
     np.testing.assert_allclose(draws.T @ draws / len(draws), declared.second * np.eye(3), atol=0.032)
 
 
-def test_action_values_are_affine_in_the_index() -> None:
-    """Values are m + v.z, for every row with its own index."""
-    coefficients, index = tensors(2, (5, 3, 5), (5, 4))
+def test_values_are_affine_in_the_index() -> None:
+    """Values are m + v.z, for every row with its own indices."""
+    coefficients, indices = tensors(2, (5, 3, 5), (5, 2, 4))
 
-    values = action_values(coefficients, index)
+    values = indexed_values(coefficients, indices)
 
-    expected = coefficients[..., 0] + torch.einsum("bam,bm->ba", coefficients[..., 1:], index)
+    expected = coefficients[:, None, :, 0] + torch.einsum("bam,bkm->bka", coefficients[..., 1:], indices)
     torch.testing.assert_close(expected, values)
+
+
+class TestSampledTdLoss:
+    def test_by_hand(self) -> None:
+        """Two indices: ((3 - 1 - 0.5 * 2)^2 + (0 - 1 - 0.5 * 4)^2) / 2."""
+        loss = sampled_td_loss(
+            torch.tensor([[3.0, 0.0]]),
+            torch.tensor([[1.0]]),
+            torch.tensor([[2.0, 4.0]]),
+            0.5,
+            torch.eye(2)[None],
+        )
+
+        torch.testing.assert_close(torch.tensor([5.0]), loss)
+
+    def test_what_a_mask_hides_is_not_learned_from(self) -> None:
+        """A member with weight 0 adds nothing, whatever its error."""
+        values = torch.tensor([[3.0, 1e6]], requires_grad=True)
+
+        loss = sampled_td_loss(
+            values,
+            torch.tensor([[1.0, 0.0]]),
+            torch.zeros(1, 2),
+            0.0,
+            torch.eye(2)[None],
+            torch.tensor([[1.0, 0.0]]),
+        )
+        (gradient,) = torch.autograd.grad(loss.sum(), values)
+
+        torch.testing.assert_close(torch.tensor([2.0]), loss.detach())
+        torch.testing.assert_close(torch.tensor([[2.0, 0.0]]), gradient)
+
+
+class TestOptimisticValues:
+    def test_the_maximum_over_indices(self) -> None:
+        """Each action has the best value that any index gives it."""
+        values = torch.tensor([[[1.0, 5.0], [3.0, 2.0]]])
+
+        assert [[[3.0, 5.0]]] == optimistic_values(values, 1.0).tolist()
+
+    @pytest.mark.parametrize("quantile", [0.0, 0.3, 0.5, 0.8, 1.0])
+    def test_the_quantile_is_numpys(self, quantile: float) -> None:
+        """Between order statistics it is interpolated."""
+        (values,) = tensors(3, (4, 5, 3))
+
+        expected = np.quantile(values.numpy(), quantile, axis=1, keepdims=True)
+
+        np.testing.assert_allclose(optimistic_values(values, quantile).numpy(), expected, rtol=1e-6)

@@ -40,7 +40,7 @@ class TestReplay:
         np.testing.assert_allclose([0.7] * 3, batch.rewards_t, rtol=1e-6)
         np.testing.assert_allclose([discount] * 3, batch.discounts_t)
         np.testing.assert_array_equal([derive_perturbation(key(number=7), 4)] * 3, batch.perturbations_tm1)
-        np.testing.assert_array_equal([8.0] * 3, batch.prior_tm1[:, 0])
+        np.testing.assert_array_equal([[7.0, 8.0]] * 3, batch.prior_tm1[:, :, 0])
         if discount:
             np.testing.assert_array_equal(np.full((3, 3), 8.0), batch.observations_t)
             np.testing.assert_array_equal([[8.0, 9.0]] * 3, batch.prior_t[:, :, 0])
@@ -84,7 +84,7 @@ class TestReplay:
         assert {float(number) for number in range(1000 - capacity, 1000)} >= set(batch.observations_tm1[:, 0])
         np.testing.assert_array_equal(batch.observations_tm1 + 1, batch.observations_t)
         np.testing.assert_array_equal(
-            batch.observations_tm1[:, 0] + batch.actions_tm1, batch.prior_tm1[:, 0], "prior and observation disagree"
+            batch.observations_tm1[:, 0], batch.prior_tm1[:, 0, 0], "prior and observation disagree"
         )
 
     def test_unshared_observations_never_outlive_their_ring(self) -> None:

@@ -84,11 +84,14 @@ class TestRunLoop:
         assert [3.0] * 4 == episode_returns(Corridor(), Alternating(), key(), 0, 4)
 
 
-def sensitive(observations: Observations) -> Float32s:
-    """Coefficients whose best action is the sign of the index's first element."""
-    answer = np.zeros((len(observations), 2, 5), np.float32)
-    answer[:, 1, 1] = 1.0
-    return answer
+def sensitive(_: Observations, indices: Float32s) -> Float32s:
+    """Values whose best action is the sign of the index's first element."""
+    return np.stack([np.zeros_like(indices[..., 0]), indices[..., 0]], axis=-1)
+
+
+def indifferent(_: Observations, indices: Float32s) -> Float32s:
+    """Values that are all equal."""
+    return np.zeros((*indices.shape[:2], 2), np.float32)
 
 
 class TestThompsonAgent:
@@ -128,9 +131,7 @@ class TestThompsonAgent:
 
     def test_equal_values_are_chosen_among_by_chance(self) -> None:
         """At a blank observation no action is favoured: of 400, 200 with a standard deviation of ten."""
-        agent = ThompsonAgent(
-            toy_spec(), lambda observations: np.zeros((len(observations), 2, 5), np.float32), seed_key(0, "train")
-        )
+        agent = ThompsonAgent(toy_spec(), indifferent, seed_key(0, "train"))
 
         actions = [agent.act(self.observation, key(number=number)) for number in range(400)]
 
@@ -138,7 +139,7 @@ class TestThompsonAgent:
 
     def test_it_begins_uniformly_at_random(self) -> None:
         """While it warms up the model is not asked."""
-        agent = ThompsonAgent(toy_spec(), lambda _: pytest.fail("asked"), seed_key(0, "train"))
+        agent = ThompsonAgent(toy_spec(), lambda _, __: pytest.fail("asked"), seed_key(0, "train"))
         agent.is_warming_up = True
 
         actions = [agent.act(self.observation, key(number=number)) for number in range(400)]

@@ -39,6 +39,7 @@ num_key_id_bytes = 4
 _index = b"hyperact.index.1"
 _bank = b"hyperact.bank..1"
 _perturbation = b"hyperact.perturb"
+_mask = b"hyperact.mask..1"
 _segment = b"hyperact.segment"
 _uniform_action = b"hyperact.uniform"
 _tie = b"hyperact.tie...1"
@@ -78,12 +79,25 @@ def derive_index(
     return _draw(_uniforms(key, _index, ids), index_dim, distribution)
 
 
-def derive_perturbation(step: StepKey, index_dim: int) -> Float32s:
-    """Return the perturbation that is stored with the transition that begins at a step: float32 [M], norm 1.
+def derive_perturbation(
+    step: StepKey, index_dim: int, distribution: "ReferenceDistribution.ValueType" = UNIT_SPHERE
+) -> Float32s:
+    """Return the perturbation that is stored with the transition that begins at a step: float32 [M].
 
-    Not keyed: the trainer has no secret. Source: uniform on the sphere, arXiv:2402.10228 appendix D.1.
+    Not keyed: the trainer has no secret. Source: uniform on the unit sphere, arXiv:2402.10228 appendix D.1; ensembles
+    have standard normal ones.
     """
-    return _draw(_uniforms(b"", _perturbation, encode_ids(*step)), index_dim, UNIT_SPHERE)
+    return _draw(_uniforms(b"", _perturbation, encode_ids(*step)), index_dim, distribution)
+
+
+def derive_mask(step: StepKey, num_members: int, probability: float) -> Float32s:
+    """Return which members of an ensemble learn from the transition that begins at a step: float32 [M], 1 or 0.
+
+    Each does with the given probability, by a uniform of its own. Not keyed. Source: the bootstrap masks of
+    arXiv:1602.04621.
+    """
+    uniforms = islice(_uniforms(b"", _mask, encode_ids(*step)), num_members)
+    return np.array([uniform < probability for uniform in uniforms], np.float32)
 
 
 @lru_cache(maxsize=32)

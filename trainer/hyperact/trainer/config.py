@@ -17,6 +17,8 @@ from hyperact.v1.tensors import numpy_dtype
 
 atari_shape = (4, 84, 84)
 
+HeadName = Literal["hyperagent", "hyperdqn", "linear", "ensemble", "epinet", "generated_mlp"]
+
 
 class NetworkConfig(BaseModel):
     """The shape and the initial scale of a hypermodel's networks."""
@@ -26,17 +28,49 @@ class NetworkConfig(BaseModel):
     torso: Literal["mlp", "atari"] = Field(
         default="mlp", description="Feature network; the frozen prior has one of its own."
     )
+    head: HeadName = Field(
+        default="hyperagent", description="What turns features and an index into values: a file of `heads` each."
+    )
     hidden_sizes: tuple[int, ...] = Field(
         default=(64, 64), description="Widths of the fully connected layers (DeepSea's)."
     )
     posterior_scale: float = Field(default=1.0, description="Weight of the learnable part (code's posterior_scale).")
-    prior_scale: float = Field(default=10.0, description="Weight of the frozen prior (code's prior_scale for DeepSea).")
+    prior_scale: float = Field(
+        default=10.0, description="Weight of the frozen prior (code's prior_scale for DeepSea); 0: no prior."
+    )
     prior_row_norm: float = Field(
         default=1.0, description="Norm of each of the prior's loading rows (code's prior_std)."
     )
     mean_init: Literal["sphere", "xavier"] = Field(
         default="sphere", description="How the mean weights start: one unit vector of all, or Xavier normal per action."
     )
+    epinet_hidden_size: int = Field(default=50, gt=0, description="Width of the epinet (released code of ENN-DQN).")
+
+
+class OptimismConfig(BaseModel):
+    """Optimistic index sampling: values are a quantile over several indices instead of those under one.
+
+    Source: arXiv:2402.10228 equations 8 and 9; the published runs used the 0.8 quantile of 5 for both (ALGORITHM 2.7).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_indices: int = Field(
+        default=1, ge=0, description="Indices per decision and per target; 0: all that a discrete distribution has."
+    )
+    quantile: float = Field(default=1.0, ge=0, le=1, description="The quantile over them; 1: the maximum.")
+    is_acting: bool = Field(default=True, description="Whether in-process agents act by it (a service does not).")
+    is_in_targets: bool = Field(default=True, description="Whether targets bootstrap from it.")
+
+
+class EpsilonConfig(BaseModel):
+    """Epsilon-greedy exploration of in-process agents: a share of uniformly random actions that falls linearly."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    begin: float = Field(default=0.0, ge=0, le=1, description="The share at the first step.")
+    end: float = Field(default=0.0, ge=0, le=1, description="The share after `num_steps`.")
+    num_steps: int = Field(default=0, ge=0, description="Steps over which it falls.")
 
 
 class LearnerConfig(BaseModel):
@@ -44,7 +78,31 @@ class LearnerConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    variant: str = Field(default="hyperagent", description="The published variant that these settings began from.")
     network: NetworkConfig = Field(default=NetworkConfig(), description="The networks.")
+    loss: Literal["expected", "sampled", "enumerated"] = Field(
+        default="expected",
+        description="How the squared error is averaged over indices: exactly in closed form (affine heads with "
+        "independent targets), over `num_indices` drawn ones, or over all that a discrete distribution has.",
+    )
+    num_indices: int = Field(
+        default=20, gt=0, description="Indices per transition of the sampled loss (the papers' 20)."
+    )
+    shares_indices: bool = Field(
+        default=False, description="Whether all transitions of a batch have the sampled loss's same indices (HyperDQN)."
+    )
+    target_index: Literal["independent", "dependent"] = Field(
+        default="independent",
+        description="Whether a target is under an index of its own, one per transition, or under the loss's.",
+    )
+    is_double: bool = Field(default=True, description="Whether the online network chooses the action of the target.")
+    optimism: OptimismConfig = Field(default=OptimismConfig(), description="Optimistic index sampling.")
+    epsilon: EpsilonConfig = Field(default=EpsilonConfig(), description="Random actions of in-process agents.")
+    regularisation: float = Field(
+        default=0.0,
+        ge=0,
+        description="Beta: the mean square of generated last-layer weights counts beta / transitions in the buffer.",
+    )
     learning_rate: float = Field(default=1e-3, gt=0, description="Adam's step size (DeepSea's).")
     adam_epsilon: float = Field(default=1.5e-4, gt=0, description="Adam's epsilon (released code).")
     max_gradient_norm: float = Field(
@@ -62,6 +120,12 @@ class LearnerConfig(BaseModel):
         ge=0,
         description="Sigma, the weight of the stored perturbation; about the reward's noise in a bandit.",
     )
+    perturbation: Literal["sphere", "gaussian"] = Field(
+        default="sphere", description="Where the stored perturbation lies: on the unit sphere, or standard normal."
+    )
+    mask_probability: float = Field(
+        default=1.0, gt=0, le=1, description="The chance that a member of an ensemble learns from a transition."
+    )
     replay_capacity: int = Field(default=200_000, gt=0, description="Transitions kept; the oldest leave first.")
     replay_ratio: float = Field(
         default=4.0,
@@ -76,10 +140,11 @@ class LearnerConfig(BaseModel):
     )
 
     def with_overrides(self, overrides: Mapping[str, Any]) -> "LearnerConfig":
-        """Return this config with some fields changed; `network` takes a mapping of its own. Unknown fields raise."""
+        """Return this config with some fields changed; a group takes a mapping of its own. Unknown fields raise."""
         fields = self.model_dump()
         for name, value in overrides.items():
-            fields[name] = {**fields["network"], **value} if name == "network" and isinstance(value, Mapping) else value
+            is_group = isinstance(value, Mapping) and isinstance(fields.get(name), dict)
+            fields[name] = fields[name] | value if is_group else value
         return LearnerConfig.model_validate(fields)
 
 

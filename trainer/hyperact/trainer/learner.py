@@ -1,14 +1,14 @@
-"""The learner: one update at a time, and its whole state as arrays.
+"""The learner: one update at a time, and its whole state as arrays. All variants are settings of it.
 
 The rules:
 
-1. One update draws a batch, forms Double-DQN targets under a fresh index per transition that nothing else uses, and
-   takes one Adam step on the loss averaged over all indices exactly.
+1. One update draws a batch, forms its targets (by default Double DQN's under a fresh index per transition that nothing
+   else uses) and takes one Adam step on the loss averaged over indices (by default exactly).
 2. The target network is copied from the online one before the first update and after every `target_update_period`.
-3. The prior is never updated; its outputs come with the batch.
+3. The prior is never updated; what it says without an index comes with the batch.
 4. `get_state` and `set_state` round-trip bit for bit: the same replay then gives the same updates.
 
-Letters: B batch size, A num_actions, M index_dim.
+Letters: B batch size, A num_actions, M index_dim, K indices of the loss and J of the target per transition.
 """
 
 import copy
@@ -23,9 +23,8 @@ from torch import Tensor
 
 from hyperact.trainer.config import LearnerConfig
 from hyperact.trainer.hypermodel import Hypermodel
-from hyperact.trainer.losses import double_q_target, expected_td_loss
-from hyperact.trainer.reference_distributions import draw_indices, moments
-from hyperact.trainer.replay import Batch, Observations, Replay
+from hyperact.trainer.replay import Observations, Replay
+from hyperact.trainer.td_loss import Answers, Draws, TdLoss, Transitions
 from hyperact.v1.indices import Float32s
 from hyperact.v1.model_pb2 import ModelSpec
 
@@ -45,10 +44,12 @@ class Learner:
     """Learns a hypermodel from a replay buffer."""
 
     def __init__(self, spec: ModelSpec, config: LearnerConfig, seed: int) -> None:
+        """Make a newborn learner. ValueError if the settings or the spec's index do not go together."""
         self.spec = spec
         self.config = config
         self.num_learner_steps = 0
         self.hypermodel = Hypermodel(spec, config.network, seed)
+        self._td_loss = TdLoss(spec, config, self.hypermodel)
         self._target = copy.deepcopy(self.hypermodel.learnable).requires_grad_(False)
         self._parameters = list(self.hypermodel.learnable.parameters())
         self._optimizer = torch.optim.Adam(
@@ -57,46 +58,58 @@ class Learner:
         replay_seed, index_seed = np.random.SeedSequence(seed).spawn(2)
         self._replay_rng = np.random.default_rng(replay_seed)
         self._index_rng = np.random.default_rng(index_seed)
-        self._moments = moments(spec.index_dim, spec.reference_distribution)
 
     def make_replay(self) -> Replay:
         """Return an empty replay buffer that knows this learner's prior."""
-        return Replay(self.spec, self.config.replay_capacity, self.prior_coefficients)
+        nothing = np.zeros((1, *self.spec.observation.shape))
+        return Replay(
+            self.spec,
+            self.config.replay_capacity,
+            self.prior_answers,
+            prior_shape=self.prior_answers(nothing).shape[1:],
+            has_gaussian_perturbations=self.config.perturbation == "gaussian",
+            mask_probability=self.config.mask_probability,
+        )
 
     def update(self, replay: Replay) -> UpdateStatistics:
         """Take one learner step on a batch from the replay buffer."""
         batch = replay.sample(self._replay_rng, self.config.batch_size)
-        target_t = self._target_values(batch)
-        online_tm1 = self._learnable_tm1(batch) + torch.from_numpy(batch.prior_tm1)
-        losses = expected_td_loss(
-            online_tm1[:, 0],
-            online_tm1[:, 1:],
-            target_t,
-            torch.from_numpy(batch.perturbations_tm1),
-            self.config.perturbation_scale,
-            self._moments,
-        )
-        loss = losses.mean()
+        transitions = Transitions(*map(torch.from_numpy, batch))
+        draws = Draws(*map(torch.from_numpy, self._td_loss.draw(self._index_rng, len(batch.actions_tm1))))
+        with torch.no_grad():
+            answers_t = Answers(
+                self.hypermodel.learnable.encode(transitions.observations_t),
+                self._target.encode(transitions.observations_t),
+            )
+            targets = self._td_loss.targets(answers_t, self._target, transitions, draws)
+        encoded_tm1 = self.hypermodel.learnable.encode(transitions.observations_tm1)
+        estimate = self._td_loss.estimate(encoded_tm1, targets, transitions, draws)
+        loss = estimate.losses.mean() + self._td_loss.penalty(len(replay))
         gradient_norm = self._descend(loss)
         self.num_learner_steps += 1
         if self.num_learner_steps % self.config.target_update_period == 0:
             self._update_target()
-        detached = online_tm1.detach()
         return UpdateStatistics(
-            loss.detach(), detached[:, 0].mean(), detached[:, 1:].norm(dim=1).mean(), gradient_norm.detach()
+            loss.detach(), estimate.mean_value.detach(), estimate.loading_norm.detach(), gradient_norm.detach()
         )
 
     @torch.no_grad()
     def coefficients(self, observations: Observations) -> Float32s:
-        """Return the coefficients of observations [N, *shape]: float32 [N, A, M + 1]."""
-        values: Float32s = self.hypermodel(torch.from_numpy(observations)).numpy()
+        """Return the coefficients of observations [N, *shape]: float32 [N, A, M + 1]. ValueError if there are none."""
+        coefficients: Float32s = self.hypermodel(torch.from_numpy(observations)).numpy()
+        return coefficients
+
+    @torch.no_grad()
+    def values(self, observations: Observations, indices: Float32s) -> Float32s:
+        """Return the values of observations [N, *shape] under indices [N, K, M]: float32 [N, K, A]."""
+        values: Float32s = self.hypermodel(torch.from_numpy(observations), torch.from_numpy(indices)).numpy()
         return values
 
     @torch.no_grad()
-    def prior_coefficients(self, observations: Observations) -> Float32s:
-        """Return the prior's part of the coefficients of observations [N, *shape]: float32 [N, A, M + 1]."""
-        values: Float32s = self.hypermodel.prior(torch.from_numpy(observations)).numpy()
-        return values
+    def prior_answers(self, observations: Observations) -> Float32s:
+        """Return what the prior says of observations [N, *shape] without an index: its coefficients, if it has some."""
+        answers: Float32s = self.hypermodel.prior.encode(torch.from_numpy(observations)).numpy()
+        return answers
 
     def get_state(self) -> State:
         """Return everything that the next update depends on, but for the replay buffer, as copies."""
@@ -128,28 +141,6 @@ class Learner:
         self.num_learner_steps = scalars["num_learner_steps"]
         self._replay_rng.bit_generator.state = scalars["replay_rng"]
         self._index_rng.bit_generator.state = scalars["index_rng"]
-
-    @torch.no_grad()
-    def _target_values(self, batch: Batch) -> Tensor:
-        observations_t = torch.from_numpy(batch.observations_t)
-        prior_t = torch.from_numpy(batch.prior_t)
-        num_transitions, num_actions = batch.is_allowed_t.shape
-        index_t = draw_indices(self._index_rng, num_transitions, self.spec.index_dim, self.spec.reference_distribution)
-        tie_break_t = self._index_rng.random((num_transitions, num_actions), dtype=np.float32)
-        return double_q_target(
-            torch.from_numpy(batch.rewards_t),
-            torch.from_numpy(batch.discounts_t),
-            self.hypermodel.learnable(observations_t) + prior_t,
-            self._target(observations_t) + prior_t,
-            torch.from_numpy(index_t),
-            torch.from_numpy(batch.is_allowed_t),
-            torch.from_numpy(tie_break_t),
-        )
-
-    def _learnable_tm1(self, batch: Batch) -> Tensor:
-        """Return the learnable part's coefficients of the actions taken: [B, M + 1]."""
-        coefficients: Tensor = self.hypermodel.learnable(torch.from_numpy(batch.observations_tm1))
-        return coefficients[torch.arange(len(coefficients)), torch.from_numpy(batch.actions_tm1)]
 
     def _descend(self, loss: Tensor) -> Tensor:
         self._optimizer.zero_grad(set_to_none=True)

@@ -14,6 +14,21 @@ from hyperact.v1.tensor_pb2 import TensorSpec
 _min_range = 1e-8
 
 
+class ScaledFlatten(nn.Module):
+    """Turns observations into rows of numbers, float32 [B, D]; bounds wider than 2 are brought to [0, 1]."""
+
+    def __init__(self, observation: TensorSpec) -> None:
+        super().__init__()
+        self.scale, self.shift = _scaling(observation)
+        self.num_features = math.prod(observation.shape)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Return the numbers."""
+        # Not flatten: observations may be scalars.
+        numbers: Tensor = observations.reshape(observations.shape[0], -1).float() * self.scale + self.shift
+        return numbers
+
+
 class MlpTorso(nn.Module):
     """Flattens an observation, scales it and passes it through fully connected ReLU layers.
 
@@ -24,16 +39,15 @@ class MlpTorso(nn.Module):
 
     def __init__(self, observation: TensorSpec, hidden_sizes: tuple[int, ...], generator: torch.Generator) -> None:
         super().__init__()
-        self._scale, self._shift = _scaling(observation)
-        sizes = (math.prod(observation.shape), *hidden_sizes)
+        self.inputs = ScaledFlatten(observation)
+        sizes = (self.inputs.num_features, *hidden_sizes)
         self.layers = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(sizes))
         self.feature_dim = sizes[-1]
         _initialise(self, generator)
 
     def forward(self, observations: Tensor) -> Tensor:
         """Return the features."""
-        # Not flatten: observations may be scalars.
-        features = observations.reshape(observations.shape[0], -1).float() * self._scale + self._shift
+        features: Tensor = self.inputs(observations)
         for layer in self.layers:
             features = torch.relu(layer(features))
         return features
@@ -85,6 +99,13 @@ def make_torso(spec: ModelSpec, config: NetworkConfig, generator: torch.Generato
     return torso(spec.observation, config.hidden_sizes, generator)
 
 
+def xavier_linear(num_inputs: int, num_outputs: int, generator: torch.Generator, *, has_bias: bool = True) -> nn.Linear:
+    """Return a linear layer with Xavier normal weights and zero biases."""
+    layer = nn.Linear(num_inputs, num_outputs, bias=has_bias)
+    _initialise(layer, generator)
+    return layer
+
+
 def min_max(features: Tensor) -> Tensor:
     """Scale each row to [0, 1]; a constant row becomes zeros."""
     low = features.amin(1, keepdim=True)
@@ -110,10 +131,10 @@ def _scaling(observation: TensorSpec) -> tuple[float, float]:
     return 1.0 / width, -observation.minimum / width
 
 
-def _initialise(torso: nn.Module, generator: torch.Generator) -> None:
+def _initialise(network: nn.Module, generator: torch.Generator) -> None:
     """Xavier normal weights with gain 1, zero biases (released code: both the learnable and the prior network)."""
-    for module in torso.modules():
+    for module in network.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             nn.init.xavier_normal_(module.weight, generator=generator)
-            assert module.bias is not None
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

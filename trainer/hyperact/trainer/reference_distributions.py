@@ -47,3 +47,8 @@ def draw_indices(
     if distribution == COORDINATE:
         basis *= (math.sqrt(index_dim) * rng.choice((-1.0, 1.0), (num_indices, 1))).astype(np.float32)
     return basis
+
+
+def is_discrete(distribution: "ReferenceDistribution.ValueType") -> bool:
+    """Tell whether all indices of a distribution can be enumerated."""
+    return distribution in (ONE_HOT, COORDINATE)

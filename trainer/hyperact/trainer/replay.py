@@ -4,24 +4,25 @@ The rules:
 
 1. Observations lie in a ring of their own. Consecutive transitions of an episode share theirs: the next observation of
    one is the observation of a later one, stored once.
-2. The prior's coefficients are computed once per observation, when it is stored, in batches; updates never run it.
+2. What the prior says without the index (its coefficients, where it is affine) is computed once per observation, when
+   it is stored, in batches; updates never run that part of it.
 3. A transition may use observations that were stored up to `_window` observations before it, so it is good until the
    ring has moved on by the ring's size less the window. The oldest transitions leave first.
-4. What is stored depends on the transitions and on how they were grouped into calls, and on nothing else.
+4. What is stored depends on the transitions and on how they were grouped into calls, and on nothing else. Perturbation
+   and mask are functions of the transition's step id, fixed when it is stored.
 
 Letters: B batch size, A num_actions, M index_dim.
 """
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hyperact.trainer.n_step import NStepTransition
-from hyperact.v1.indices import Float32s, derive_perturbation
+from hyperact.v1.indices import GAUSSIAN, UNIT_SPHERE, Float32s, derive_mask, derive_perturbation
 from hyperact.v1.model_pb2 import ModelSpec
 from hyperact.v1.tensors import numpy_dtype
 
@@ -34,28 +35,48 @@ chunk_size = 256
 _PlaceKey = tuple[str, str, int, int]  # session, run, episode, number
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(NamedTuple):
     """Transitions drawn from the replay buffer."""
 
     observations_tm1: Observations  # the spec's dtype [B, *shape]
     actions_tm1: NDArray[np.int64]  # [B]
-    prior_tm1: Float32s  # [B, M + 1], of the action taken
+    prior_tm1: Float32s  # [B, A, M + 1], or whatever the prior says without the index
     perturbations_tm1: Float32s  # [B, M]
+    masks_tm1: Float32s  # [B, M], 1 for each member of an ensemble that learns from the transition, else 0
     rewards_t: Float32s  # [B], discounted sums
     discounts_t: Float32s  # [B]
     observations_t: Observations  # the spec's dtype [B, *shape]
-    prior_t: Float32s  # [B, A, M + 1]
+    prior_t: Float32s  # as prior_tm1
     is_allowed_t: NDArray[np.bool_]  # [B, A]
 
 
 class Replay:
     """A ring buffer of transitions. Draws are uniform with replacement."""
 
-    def __init__(self, spec: ModelSpec, capacity: int, prior: Prior) -> None:
-        """Make room for `capacity` transitions; `prior` maps observations [N, *shape] to float32 [N, A, M + 1]."""
+    def __init__(
+        self,
+        spec: ModelSpec,
+        capacity: int,
+        prior: Prior,
+        *,
+        prior_shape: tuple[int, ...] | None = None,
+        has_gaussian_perturbations: bool = False,
+        mask_probability: float = 1.0,
+    ) -> None:
+        """Make room for `capacity` transitions.
+
+        Args:
+            spec: the model's.
+            capacity: transitions.
+            prior: maps observations [N, *shape] to float32 [N, *prior_shape].
+            prior_shape: None: that of coefficients, [A, M + 1].
+            has_gaussian_perturbations: standard normal ones, else on the unit sphere.
+            mask_probability: the chance that a member of an ensemble learns from a transition.
+        """
         num_actions, index_dim = spec.action.discrete.num_actions, spec.index_dim
         self._prior = prior
+        self._perturbation_distribution = GAUSSIAN if has_gaussian_perturbations else UNIT_SPHERE
+        self._mask_probability = mask_probability
         self._num_actions = num_actions
         self._index_dim = index_dim
         self._capacity = capacity
@@ -64,7 +85,7 @@ class Replay:
         shape = tuple(spec.observation.shape)
         # Zeros take memory only when they are written.
         self._observations: Observations = np.zeros((self._ring, *shape), numpy_dtype(spec.observation.dtype))
-        self._prior_coefficients = np.zeros((self._ring, num_actions, index_dim + 1), np.float32)
+        self._prior_answers = np.zeros((self._ring, *(prior_shape or (num_actions, index_dim + 1))), np.float32)
         self._places: OrderedDict[_PlaceKey, int] = OrderedDict()
         self._num_observations = 0
 
@@ -75,6 +96,7 @@ class Replay:
         self._rewards = np.zeros(capacity, np.float32)
         self._discounts = np.zeros(capacity, np.float32)
         self._perturbations = np.zeros((capacity, index_dim), np.float32)
+        self._masks = np.ones((capacity, index_dim), np.float32)
         self._is_allowed = np.zeros((capacity, num_actions), np.bool_)
         self._begin = 0
         self._end = 0
@@ -101,16 +123,16 @@ class Replay:
         rows = rng.integers(self._begin, self._end, size=batch_size) % self._capacity
         slots = self._observation_of[rows] % self._ring
         next_slots = self._next_observation_of[rows] % self._ring
-        actions = self._actions[rows]
         return Batch(
             observations_tm1=self._observations[slots],
-            actions_tm1=actions,
-            prior_tm1=self._prior_coefficients[slots, actions],
+            actions_tm1=self._actions[rows],
+            prior_tm1=self._prior_answers[slots],
             perturbations_tm1=self._perturbations[rows],
+            masks_tm1=self._masks[rows],
             rewards_t=self._rewards[rows],
             discounts_t=self._discounts[rows],
             observations_t=self._observations[next_slots],
-            prior_t=self._prior_coefficients[next_slots],
+            prior_t=self._prior_answers[next_slots],
             is_allowed_t=self._is_allowed[rows],
         )
 
@@ -132,7 +154,9 @@ class Replay:
         self._actions[row] = transition.action
         self._rewards[row] = transition.reward
         self._discounts[row] = transition.discount
-        self._perturbations[row] = derive_perturbation(key, self._index_dim)
+        self._perturbations[row] = derive_perturbation(key, self._index_dim, self._perturbation_distribution)
+        if self._mask_probability < 1:
+            self._masks[row] = derive_mask(key, self._index_dim, self._mask_probability)
         self._is_allowed[row] = _mask(transition.next_action_mask, self._num_actions)
         self._end += 1
         self._begin = max(self._begin, self._end - self._capacity)
@@ -155,7 +179,7 @@ class Replay:
     def _ask_prior(self, first: int) -> None:
         slots = np.arange(first, self._num_observations) % self._ring
         if len(slots):
-            self._prior_coefficients[slots] = self._prior(self._observations[slots])
+            self._prior_answers[slots] = self._prior(self._observations[slots])
 
 
 def _mask(action_mask: bytes, num_actions: int) -> NDArray[np.bool_]:

@@ -33,7 +33,7 @@ def train(
 ) -> Iterator[Progress]:
     """Play and learn, forever: uniformly random actions until `min_replay_size` transitions, then one update a step."""
     config = learner.config
-    agent = ThompsonAgent(learner.spec, learner.coefficients, seed_key(seed, "train"))
+    agent = ThompsonAgent(learner.spec, learner.values, seed_key(seed, "train"), config.optimism, config.epsilon)
     agent.is_warming_up = config.min_replay_size > 0
     n_step = NStepAssembler(config.num_td_steps, learner.spec.discount, config.reward_view)
     first = StepKey(model, "train", f"seed-{seed}", 0, 0)
@@ -50,11 +50,12 @@ def train(
 def evaluation_returns(
     environment: Environment, learner: Learner, model: str, seed: int, num_episodes: int
 ) -> list[float]:
-    """Play episodes by Thompson sampling with indices that no earlier evaluation used, and return their returns.
+    """Play episodes with indices that no earlier evaluation used, without random actions, and return their returns.
 
     The learner's age takes part in the indices' key, so each evaluation has fresh ones.
     """
-    agent = ThompsonAgent(learner.spec, learner.coefficients, seed_key(seed, "evaluation"))
+    key = seed_key(seed, "evaluation")
+    agent = ThompsonAgent(learner.spec, learner.values, key, learner.config.optimism)
     first = StepKey(model, "evaluation", f"after-{learner.num_learner_steps}", 0, 0)
     return episode_returns(environment, agent, first, seed, num_episodes)
 

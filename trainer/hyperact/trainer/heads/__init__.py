@@ -1,0 +1,1 @@
+"""What turns features and an index into action values: one file a head, each with its formula and source."""

@@ -1,0 +1,109 @@
+"""The published variants, as settings of the one learner: what each changes in a preset and in a spec.
+
+| Name | What it is | Source |
+|---|---|---|
+| hyperagent | closed-form expectation over indices, independent targets: the default | arXiv:2402.10228 |
+| hyperagent_sampled | the same loss as published, averaged over 20 drawn indices | equation 4 |
+| hyperagent_ois | optimistic index sampling in acting and targets, 0.8 quantile of 5 | equations 8 and 9 |
+| hyperagent_one_hot | one-hot indices, all of them enumerated: an ensemble of last layers | section 5 (HyperAgent OH) |
+| hyperdqn | generated biases, targets under the loss's own index | github:liziniu/HyperDQN, equation 13 |
+| enn_dqn | an epinet | arXiv:2107.08924, equation 14 |
+| ensemble_plus | whole networks with randomized priors and masks, maximum over the target network | arXiv:1806.03335 |
+| ensemble_plus_os | the same, optimistic over all members: LSVI-PHE | arXiv:2106.07841 |
+| hypermodel | every layer generated | arXiv:2006.07464 |
+| ddqn | no index and no prior, epsilon-greedy | arXiv:1509.06461 |
+| ddqn_greedy | the same without random actions: HyperAgent without loadings and prior | a negative control |
+
+Equations without another source are those of arXiv:2402.10228.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from hyperact.trainer.config import LearnerConfig
+from hyperact.v1.indices import GAUSSIAN, ONE_HOT, UNIT_SPHERE
+from hyperact.v1.model_pb2 import ModelSpec, ReferenceDistribution
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """What a variant changes.
+
+    Attributes:
+        learner: settings that go over the preset.
+        distribution: the reference distribution that it needs; None: the spec's.
+        index_dim: the index_dim that it needs; None: the spec's.
+    """
+
+    learner: Mapping[str, Any] = field(default_factory=dict)
+    distribution: "ReferenceDistribution.ValueType | None" = None
+    index_dim: int | None = None
+
+
+_ois = {"num_indices": 5, "quantile": 0.8}
+_ensemble: dict[str, Any] = {
+    "network": {"head": "ensemble", "prior_scale": 3.0},
+    "loss": "enumerated",
+    "target_index": "dependent",
+    "is_double": False,
+    "perturbation": "gaussian",
+    "perturbation_scale": 0.0,
+    "mask_probability": 0.5,
+}
+_ddqn: dict[str, Any] = {"network": {"head": "linear", "prior_scale": 0.0}, "perturbation_scale": 0.0}
+
+variants: dict[str, Variant] = {
+    "hyperagent": Variant(),
+    "hyperagent_sampled": Variant({"loss": "sampled"}),
+    "hyperagent_ois": Variant({"optimism": _ois}),
+    "hyperagent_one_hot": Variant({"loss": "enumerated"}, ONE_HOT),
+    "hyperdqn": Variant(
+        {
+            "network": {"head": "hyperdqn"},
+            "loss": "sampled",
+            "shares_indices": True,
+            "target_index": "dependent",
+            "perturbation_scale": 0.0,
+        },
+        UNIT_SPHERE,
+    ),
+    "enn_dqn": Variant(
+        {
+            "network": {"head": "epinet", "prior_scale": 1.0},
+            "loss": "sampled",
+            "target_index": "dependent",
+            "perturbation_scale": 0.0,
+        },
+        GAUSSIAN,
+    ),
+    "ensemble_plus": Variant(_ensemble, ONE_HOT),
+    "ensemble_plus_os": Variant(_ensemble | {"optimism": {"num_indices": 0}}, ONE_HOT),
+    "hypermodel": Variant({"network": {"head": "generated_mlp"}, "loss": "sampled"}, GAUSSIAN),
+    "ddqn": Variant(_ddqn | {"epsilon": {"begin": 1.0, "end": 0.05, "num_steps": 10_000}}, index_dim=0),
+    "ddqn_greedy": Variant(_ddqn, index_dim=0),
+}
+
+
+def find_variant(name: str) -> Variant:
+    """Return a variant; ValueError names those that there are."""
+    if name not in variants:
+        raise ValueError(f"variant: expected one of {', '.join(variants)}, got {name!r}")
+    return variants[name]
+
+
+def variant_spec(name: str, spec: ModelSpec) -> ModelSpec:
+    """Return the spec with the index that a variant needs."""
+    variant = find_variant(name)
+    changed = ModelSpec()
+    changed.CopyFrom(spec)
+    if variant.distribution is not None:
+        changed.reference_distribution = variant.distribution
+    if variant.index_dim is not None:
+        changed.index_dim = variant.index_dim
+    return changed
+
+
+def variant_config(name: str, preset: LearnerConfig) -> LearnerConfig:
+    """Return a preset with the settings of a variant."""
+    return preset.with_overrides({"variant": name, **find_variant(name).learner})
