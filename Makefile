@@ -31,6 +31,8 @@ setup: .venv/installed ## Make .venv and install everything into it
 	@$(BIN)/python $(PIP_INSTALL) -c constraints.txt --no-deps bsuite
 	@# Likewise: our estimators are checked against the open bandit pipeline's, which pulls in nothing else that we lack.
 	@$(BIN)/python $(PIP_INSTALL) -c constraints.txt --no-deps obp
+	@# Likewise: a generic inference client, which asks for an older release of something that it does not use.
+	@$(BIN)/python $(PIP_INSTALL) -c constraints.txt --no-deps tritonclient
 	@touch $@
 
 demo: setup ## Play, log, learn and deploy until DeepSea is solved

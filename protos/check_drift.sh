@@ -6,13 +6,17 @@ here="$(cd "$(dirname "$0")" && pwd)"
 copy="$(mktemp -d)"
 trap 'rm -rf "$copy"' EXIT
 
-mkdir -p "$copy/made/hyperact/v1" "$copy/committed"
+mkdir -p "$copy/made/hyperact"
 cp "$here/generate.sh" "$copy/made/"
-cp "$here"/hyperact/v1/*.proto "$copy/made/hyperact/v1/"
+for package in "$here"/hyperact/*/; do
+  name="$(basename "$package")"
+  mkdir -p "$copy/made/hyperact/$name" "$copy/committed/$name"
+  cp "$package"*.proto "$copy/made/hyperact/$name/"
+  cp "$package"*_pb2*.py* "$copy/committed/$name/"
+done
 "$copy/made/generate.sh" "$python" 2>"$copy/messages" || { cat "$copy/messages" >&2; exit 1; }
-rm "$copy"/made/hyperact/v1/*.proto
-cp "$here"/hyperact/v1/*_pb2*.py* "$copy/committed/"
-if ! diff --recursive --brief "$copy/committed" "$copy/made/hyperact/v1"; then
+rm "$copy"/made/hyperact/*/*.proto
+if ! diff --recursive --brief "$copy/committed" "$copy/made/hyperact"; then
   echo 'The stubs are not those of the .proto files; "make protos" regenerates them.' >&2
   exit 1
 fi

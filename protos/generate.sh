@@ -5,7 +5,7 @@ cd "$(dirname "$0")"
 python=${1:?usage: protos/generate.sh PYTHON}
 PATH="$(dirname "$python"):$PATH"
 
-"$python" -m grpc_tools.protoc -I . --python_out=. --mypy_out=. hyperact/v1/*.proto
-for proto in $(grep -l '^service ' hyperact/v1/*.proto); do
+"$python" -m grpc_tools.protoc -I . --python_out=. --mypy_out=. hyperact/*/*.proto
+for proto in $(grep -l '^service ' hyperact/*/*.proto); do
   "$python" -m grpc_tools.protoc -I . --grpc_python_out=. --mypy_grpc_out=. "$proto"
 done

@@ -204,7 +204,8 @@ def test_every_dependency_has_its_reason() -> None:
 
     for heading, requirements in groups.items():
         section = text.split(f"## {heading}\n")[1].split("\n## ")[0]
-        documented = set(re.findall(r"^\| ([\w-]+) \|", section, re.MULTILINE)) - {"Package", "bsuite", "obp"}
+        alone = {"bsuite", "obp", "tritonclient"}
+        documented = set(re.findall(r"^\| ([\w-]+) \|", section, re.MULTILINE)) - {"Package", *alone}
         declared = {re.split(r"[\[<>=; ]", requirement)[0] for requirement in requirements} - {"hyperact"}
 
         assert declared == documented, heading

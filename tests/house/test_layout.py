@@ -11,7 +11,7 @@ import pytest
 repository = Path(__file__).parents[2]
 roots = ["protos", "service", "trainer", "clients"]
 packages = ["protos/hyperact/v1", "service/hyperact/service", "trainer/hyperact/trainer", "clients/hyperact/clients"]
-packages.append("clients/hyperact/command_line")
+packages += ["clients/hyperact/command_line", "protos/hyperact/inference"]
 max_file_bytes = 1 << 20
 
 

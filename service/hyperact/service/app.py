@@ -14,6 +14,7 @@ from hyperact.service.data_plane import DataPlane
 from hyperact.service.deployment_servicer import DeploymentServicer
 from hyperact.service.errors import DecisionError
 from hyperact.service.hypermodel import Hypermodel
+from hyperact.service.inference_servicer import InferenceServicer
 from hyperact.service.keys import load_keys
 from hyperact.service.limits import Limits
 from hyperact.service.log_reader import LogReader
@@ -150,7 +151,13 @@ class Worker:
             find_problem=self._readiness.problem,
             count_sessions=lambda: self._data_plane.num_sessions,
         )
-        return Servicers(DecisionServicer(self._data_plane), LogServicer(self._reader), deployment, self._readiness)
+        return Servicers(
+            DecisionServicer(self._data_plane),
+            LogServicer(self._reader),
+            deployment,
+            InferenceServicer(self._versions, find_problem=self._readiness.problem, max_rows=self._settings.max_batch),
+            self._readiness,
+        )
 
     def _serving(self, model: str) -> str:
         serving = self._versions[model].serving

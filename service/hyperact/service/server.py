@@ -6,8 +6,10 @@ import grpc
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from hyperact.inference import open_inference_pb2, open_inference_pb2_grpc
 from hyperact.service.deployment_servicer import DeploymentServicer
 from hyperact.service.health import HealthServicer
+from hyperact.service.inference_servicer import InferenceServicer
 from hyperact.service.log_servicer import LogServicer
 from hyperact.service.readiness import Readiness
 from hyperact.service.servicer import DecisionServicer
@@ -17,6 +19,7 @@ service_names = (
     decision_pb2.DESCRIPTOR.services_by_name["DecisionService"].full_name,
     log_pb2.DESCRIPTOR.services_by_name["LogService"].full_name,
     deployment_pb2.DESCRIPTOR.services_by_name["DeploymentService"].full_name,
+    open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name,
 )
 _health_name = "grpc.health.v1.Health"
 
@@ -28,6 +31,7 @@ class Servicers:
     decision: DecisionServicer
     log: LogServicer
     deployment: DeploymentServicer
+    inference: InferenceServicer
     readiness: Readiness
 
 
@@ -51,6 +55,7 @@ def make_server(
     decision_pb2_grpc.add_DecisionServiceServicer_to_server(servicers.decision, server)
     log_pb2_grpc.add_LogServiceServicer_to_server(servicers.log, server)
     deployment_pb2_grpc.add_DeploymentServiceServicer_to_server(servicers.deployment, server)
+    open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicers.inference, server)
     health = HealthServicer(servicers.readiness.problem, service_names)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     reflection.enable_server_reflection((*service_names, _health_name, reflection.SERVICE_NAME), server)

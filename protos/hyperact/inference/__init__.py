@@ -1,0 +1,1 @@
+"""The Open Inference Protocol, version 2: somebody else's contract, which the service answers beside its own."""
