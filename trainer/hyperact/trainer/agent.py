@@ -77,6 +77,13 @@ class ThompsonAgent:
         best = np.flatnonzero(values == values.max())
         return int(best[0] if len(best) == 1 else best[int(derive_tie_break(self._keys[0], step) * len(best))])
 
+    def draw_indices(self, segment: StepKey) -> Float32s:
+        """Return the indices that are held from a step on, the first of its segment: float32 [K, M]."""
+        index_dim, distribution = self._spec.index_dim, self._spec.reference_distribution
+        if self._optimism.num_indices == 0:
+            return index_bank(index_dim, distribution).copy()
+        return np.stack([derive_index(key, segment, segment.number, index_dim, distribution) for key in self._keys])
+
     def _optimistic(self, values: Float32s) -> Float32s:
         chosen: Float32s = optimistic_values(torch.from_numpy(values), self._optimism.quantile)[0, 0].numpy()
         return chosen
@@ -85,14 +92,8 @@ class ThompsonAgent:
         """Return the indices of a step's segment: float32 [K, M]."""
         segment = step._replace(number=self._segment)
         if self._held is None or self._held[0] != segment:
-            self._held = (segment, self._draw(segment))
+            self._held = (segment, self.draw_indices(segment))
         return self._held[1]
-
-    def _draw(self, segment: StepKey) -> Float32s:
-        index_dim, distribution = self._spec.index_dim, self._spec.reference_distribution
-        if self._optimism.num_indices == 0:
-            return index_bank(index_dim, distribution).copy()
-        return np.stack([derive_index(key, segment, segment.number, index_dim, distribution) for key in self._keys])
 
     def _is_random(self, step: StepKey) -> bool:
         epsilon = self._epsilon
