@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hyperact.v1 import manifests, tensors
 from hyperact.v1.model_pb2 import (
+    ActingRule,
     ActionSpec,
     AgentKind,
     DiscreteActions,
@@ -41,6 +42,8 @@ def toy_spec(
     index_schedule: "IndexSchedule.ValueType" = IndexSchedule.INDEX_SCHEDULE_EPISODE,
     reference_distribution: "ReferenceDistribution.ValueType" = ReferenceDistribution.REFERENCE_DISTRIBUTION_GAUSSIAN,
     discount: float = 0.9,
+    *,
+    acting_rule: ActingRule | None = None,
 ) -> ModelSpec:
     """Return a complete spec."""
     return ModelSpec(
@@ -51,6 +54,7 @@ def toy_spec(
         reference_distribution=reference_distribution,
         index_dim=index_dim,
         discount=discount,
+        acting_rule=acting_rule,
     )
 
 
@@ -63,25 +67,32 @@ def toy_version(
     seed: int = 0,
     hidden_sizes: Sequence[int] = (),
     coefficients: NDArray[Any] | None = None,
+    *,
+    is_indexed: bool = False,
+    bank_size: int = 0,
     **spec: Any,
 ) -> Manifest:
     """Write model.onnx and manifest.json into a directory and return the manifest.
 
-    The graph is a random MLP from `seed`, or answers the constant `coefficients` [A, M + 1] for every observation.
-    The other keywords are those of `toy_spec`.
+    The graph is a random MLP from `seed`, or answers the constant `coefficients` [A, M + 1] for every observation; an
+    indexed one is not affine in the index. The other keywords are those of `toy_spec`.
     """
     directory.mkdir(parents=True, exist_ok=True)
     model_spec = toy_spec(num_actions, index_dim, observation_shape, **spec)
-    graph = toy_graph(model_spec, seed, hidden_sizes, coefficients)
+    if is_indexed:
+        graph = toy_indexed_graph(model_spec, seed)
+    else:
+        graph = toy_graph(model_spec, seed, hidden_sizes, coefficients)
     content = graph.SerializeToString()
     (directory / onnx_file).write_bytes(content)
     manifest = Manifest(
         format_version=manifests.format_version,
         model=model,
         spec=model_spec,
-        graph_kind=GraphKind.GRAPH_KIND_COEFFICIENTS,
+        graph_kind=GraphKind.GRAPH_KIND_INDEXED if is_indexed else GraphKind.GRAPH_KIND_COEFFICIENTS,
         onnx_file=onnx_file,
         onnx_sha256=hashlib.sha256(content).hexdigest(),
+        bank_size=bank_size,
     )
     (directory / manifests.file_name).write_text(manifests.to_json(manifest))
     return manifest
@@ -121,6 +132,39 @@ def toy_graph(
         [helper.make_tensor_value_info("observations", input_type, ["batch", *spec.observation.shape])],
         [helper.make_tensor_value_info("coefficients", TensorProto.FLOAT, ["batch", num_actions, width])],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def toy_indexed_graph(spec: ModelSpec, seed: int = 0, width: int = 16) -> onnx.ModelProto:
+    """Return the ONNX form of values that are not affine in the index: relu(x X + z Z) Y for the flat observation x."""
+    random = np.random.default_rng(seed)
+    size, num_actions = math.prod(spec.observation.shape), spec.action.discrete.num_actions
+    shapes = {"X": (size, width), "Z": (spec.index_dim, width), "Y": (width, num_actions)}
+    constants = {name: random.normal(size=shape) / math.sqrt(shape[0]) for name, shape in shapes.items()}
+    weights = {name: value.astype(np.float32) for name, value in constants.items()}
+    nodes = [
+        helper.make_node("Cast", ["observations"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("Reshape", ["floats", "flat_shape"], ["x"]),
+        helper.make_node("MatMul", ["x", "X"], ["of_observation"]),
+        helper.make_node("MatMul", ["indices", "Z"], ["of_index"]),
+        helper.make_node("Add", ["of_observation", "of_index"], ["hidden"]),
+        helper.make_node("Relu", ["hidden"], ["features"]),
+        helper.make_node("MatMul", ["features", "Y"], ["values"]),
+    ]
+    input_type = helper.np_dtype_to_tensor_dtype(tensors.numpy_dtype(spec.observation.dtype).newbyteorder("="))
+    graph = helper.make_graph(
+        nodes,
+        "toy",
+        [
+            helper.make_tensor_value_info("observations", input_type, ["batch", *spec.observation.shape]),
+            helper.make_tensor_value_info("indices", TensorProto.FLOAT, ["batch", "index", spec.index_dim]),
+        ],
+        [helper.make_tensor_value_info("values", TensorProto.FLOAT, ["batch", "index", num_actions])],
+        [
+            numpy_helper.from_array(np.array([-1, 1, size], np.int64), "flat_shape"),
+            *(numpy_helper.from_array(value, name) for name, value in weights.items()),
+        ],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
 

@@ -27,6 +27,7 @@ persons = {
     "segment": b"hyperact.segment",
     "uniform_action": b"hyperact.uniform",
     "tie_break": b"hyperact.tie...1",
+    "exploration": b"hyperact.explore",
 }
 keys = [bytes(range(16)), hashlib.sha256(b"a key").digest(), bytes(64)]
 steps: list[list[Any]] = [
@@ -62,15 +63,15 @@ def uniforms(purpose: str, key: bytes, ids: list[Any], count: int) -> NDArray[np
     return np.array([(2 * (word >> 12) + 1) / 2**53 for word in words[:count]])
 
 
-def vector(purpose: str, key: bytes, ids: list[Any], index_dim: int, distribution: int) -> list[float]:
-    """Return one index or perturbation."""
+def vector(purpose: str, key: bytes, ids: list[Any], index_dim: int, distribution: int, place: int = 0) -> list[float]:
+    """Return one index or perturbation, or the one that comes after `place` others from the same uniforms."""
     if distribution in (gaussian, unit_sphere):
-        normals = ndtri(uniforms(purpose, key, ids, index_dim))
+        normals = ndtri(uniforms(purpose, key, ids, (place + 1) * index_dim)[place * index_dim :])
         if distribution == unit_sphere:
             normals = normals / math.hypot(*normals)
     else:
         signs = 1 if distribution == one_hot else 2
-        row = math.floor(uniforms(purpose, key, ids, 1)[0] * index_dim * signs)
+        row = math.floor(uniforms(purpose, key, ids, place + 1)[place] * index_dim * signs)
         normals = np.zeros(index_dim)
         normals[row // signs] = 1.0 if distribution == one_hot else math.sqrt(index_dim) * (-1.0) ** (row % 2)
     return [float(value) for value in normals.astype(np.float32)]
@@ -92,6 +93,31 @@ def make_golden() -> dict[str, Any]:
         for segment in (0, 977)
         for index_dim in (1, 8, 9)
         for distribution in distributions
+    ]
+    several_indices = [
+        {
+            "key": keys[1].hex(),
+            "step": step,
+            "segment": 977,
+            "index_dim": index_dim,
+            "distribution": distribution,
+            "indices": [
+                vector("index", keys[1], [*step[:4], 977], index_dim, distribution, place) for place in range(5)
+            ],
+        }
+        for step in steps
+        for index_dim in (1, 3)
+        for distribution in distributions
+    ]
+    drawn_rows = [
+        {
+            "index_dim": 4,
+            "distribution": distribution,
+            "row": row,
+            "values": vector("bank", b"", [distribution, 4, row], 4, distribution),
+        }
+        for distribution in distributions
+        for row in (0, 5119)
     ]
     perturbations = [
         {
@@ -119,6 +145,7 @@ def make_golden() -> dict[str, Any]:
             "step": step,
             "uniform_action": float(uniforms("uniform_action", key, step, 1)[0]),
             "tie_break": float(uniforms("tie_break", key, step, 1)[0]),
+            "exploration": float(uniforms("exploration", key, step, 1)[0]),
         }
         for key in keys
         for step in steps
@@ -146,6 +173,8 @@ def make_golden() -> dict[str, Any]:
     ]
     return {
         "indices": indices,
+        "several_indices": several_indices,
+        "drawn_rows": drawn_rows,
         "perturbations": perturbations,
         "bank_rows": bank_rows,
         "choices": choices,

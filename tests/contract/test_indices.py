@@ -44,6 +44,23 @@ class TestGoldenVectors:
             assert case["index"] == index.tolist(), case
             assert index.dtype == np.float32
 
+    def test_several_indices_are_those_that_were_written_down(self) -> None:
+        """The first is the one index, and the others follow from the same uniforms."""
+        for case in golden["several_indices"]:
+            ids = StepKey(*case["step"]), case["segment"], case["index_dim"], case["distribution"]
+            case_key = bytes.fromhex(case["key"])
+            found = indices.derive_indices(case_key, *ids, 5)
+
+            assert case["indices"] == found.tolist(), case
+            assert case["indices"][0] == indices.derive_index(case_key, *ids).tolist()
+
+    def test_a_drawn_bank_is_the_one_that_was_written_down(self) -> None:
+        """Combinations of several indices are drawn from, of a discrete distribution too."""
+        for case in golden["drawn_rows"]:
+            bank = indices.drawn_bank(case["index_dim"], case["distribution"], 5120)
+
+            assert case["values"] == bank[case["row"]].tolist(), case
+
     def test_a_perturbation_is_the_one_that_was_written_down(self) -> None:
         """A trainer that reads the same log again stores the same perturbations."""
         for case in golden["perturbations"]:
@@ -60,12 +77,14 @@ class TestGoldenVectors:
             assert case["values"] == bank[case["row"]].tolist(), case
 
     def test_choices_are_those_that_were_written_down(self) -> None:
-        """The fallback's actions and the breaking of ties can be recomputed too."""
+        """The fallback's actions, the breaking of ties and exploration can be recomputed too."""
         for case in golden["choices"]:
             case_key, case_step = bytes.fromhex(case["key"]), StepKey(*case["step"])
 
             assert case["uniform_action"] == indices.derive_uniform_action(case_key, case_step)
             assert case["tie_break"] == indices.derive_tie_break(case_key, case_step)
+            assert not indices.is_exploring(case_key, case_step, case["exploration"])
+            assert indices.is_exploring(case_key, case_step, np.nextafter(case["exploration"], 1.0))
 
     def test_segments_start_where_it_was_written_down(self) -> None:
         """Any replica knows when a continuing session draws a new index."""

@@ -101,6 +101,13 @@ class TestCheck:
             ("spec.discount", 1.0),
             ("spec.discount", float("nan")),
             ("spec.default_reward", float("nan")),
+            ("spec.acting_rule.num_indices", 65),
+            ("spec.acting_rule.num_indices", 0),
+            ("spec.acting_rule.quantile", 1.1),
+            ("spec.acting_rule.epsilon", 1.0),
+            ("spec.acting_rule.epsilon", float("nan")),
+            ("bank_size", 15),
+            ("bank_size", 65_537),
         ],
     )
     def test_the_field_at_fault_is_named_from_the_top(self, path: str, value: object) -> None:
@@ -126,6 +133,21 @@ class TestCheck:
 
         check_spec(spec)
 
+    def test_what_needs_an_index_needs_its_length(self) -> None:
+        """Neither an indexed graph nor a choice among several indices makes sense without."""
+        several, indexed = manifest(), manifest()
+        several.spec.index_dim = indexed.spec.index_dim = 0
+        several.spec.acting_rule.num_indices = 2
+        indexed.graph_kind = GraphKind.GRAPH_KIND_INDEXED
+
+        fields = []
+        for broken in (several, indexed):
+            with pytest.raises(FieldError) as caught:
+                check_manifest(broken)
+            fields.append(caught.value.field)
+
+        assert ["spec.acting_rule.num_indices", "spec.index_dim"] == fields
+
 
 class TestDifferences:
     def test_the_same_spec_differs_in_nothing(self) -> None:
@@ -138,6 +160,7 @@ class TestDifferences:
         candidate.index_dim = 32
         candidate.reference_distribution = ReferenceDistribution.REFERENCE_DISTRIBUTION_ONE_HOT
         candidate.discount = 0.9
+        candidate.acting_rule.epsilon = 0.1
 
         assert [] == spec_differences(model_spec(), candidate)
 

@@ -10,8 +10,9 @@ from scipy import stats
 
 from hyperact.v1 import probabilities
 from hyperact.v1.indices import COORDINATE, GAUSSIAN, ONE_HOT, UNIT_SPHERE, Float32s, index_bank
-from hyperact.v1.model_pb2 import ReferenceDistribution
+from hyperact.v1.model_pb2 import ActingRule, GraphKind, ReferenceDistribution
 from hyperact.v1.probabilities import Reference
+from toys import toy_spec
 
 Distribution: TypeAlias = "ReferenceDistribution.ValueType"
 CONTINUOUS = [GAUSSIAN, UNIT_SPHERE]
@@ -130,3 +131,104 @@ class TestMasks:
 
         assert masks is not None
         assert [[True, True, True], [False, True, False]] == masks.tolist()
+
+
+class TestActingRules:
+    @pytest.mark.parametrize("quantile", [0.0, 0.5, 0.8, 1.0])
+    def test_several_values_are_worth_their_quantile(self, quantile: float) -> None:
+        """Interpolated as NumPy, and torch, do by default."""
+        values = np.random.default_rng(0).normal(size=(4, 3, 5)).astype(np.float32)
+        rule = reference(2)._replace(num_indices=5, quantile=quantile)
+
+        found = probabilities.combine(values, rule)
+
+        np.testing.assert_allclose(found, np.quantile(values, quantile, axis=-1), rtol=1e-5, atol=1e-6)
+
+    @pytest.mark.parametrize("distribution", EVERY)
+    @pytest.mark.parametrize("num_actions", [2, 4])
+    def test_propensities_of_optimistic_choices_are_frequencies(
+        self, num_actions: int, distribution: Distribution
+    ) -> None:
+        """The best by the 0.8 quantile of five indices, as often as it is said to be."""
+        num_draws, num_indices = 10_000, 5
+        spec = toy_spec(
+            num_actions, 3, reference_distribution=distribution, acting_rule=ActingRule(num_indices=5, quantile=0.8)
+        )
+        over = probabilities.make_reference(spec, GraphKind.GRAPH_KIND_COEFFICIENTS)
+        coefficients = random_coefficients(1, num_actions, 3, seed=4)
+        indices = draw_indices(num_draws * num_indices, 3, distribution).reshape(num_draws, num_indices, 3)
+        values = coefficients[0, :, 0] + indices @ coefficients[0, :, 1:].T
+        best = np.quantile(values, 0.8, axis=1)
+        # Discrete indices repeat, so values tie; equal ones share, which rounding must not hide.
+        is_best = best >= best.max(axis=1, keepdims=True) - 1e-5
+        frequencies = (is_best / is_best.sum(axis=1, keepdims=True)).mean(axis=0)
+
+        chances = probabilities.each_probability(coefficients, None, over)[0]
+
+        spread = 5 * math.sqrt(0.25 / num_draws) + 5 * math.sqrt(0.25 / 1024)
+        np.testing.assert_allclose(chances, frequencies, atol=spread)
+        assert (chances > 0).all()
+
+    def test_exploration_adds_its_share_to_every_allowed_action(self) -> None:
+        """(1 - epsilon) pi + epsilon / K, of the one action, of each, and of each draw of the bank."""
+        coefficients, masks = random_coefficients(30, 4, 3), random_masks(30, 4, seed=1)
+        plain, exploring = reference(3), reference(3)._replace(epsilon=0.25)
+        actions = masks.argmax(axis=1)
+        uniform = masks / masks.sum(axis=1, keepdims=True)
+
+        each = probabilities.each_probability(coefficients, masks, exploring)
+        shares = probabilities.win_shares(coefficients, masks, actions, exploring)
+        all_shares = probabilities.each_win_share(coefficients, masks, exploring)
+
+        expected = 0.75 * probabilities.each_probability(coefficients, masks, plain) + 0.25 * uniform
+        np.testing.assert_allclose(expected, each)
+        np.testing.assert_allclose(
+            each[np.arange(30), actions], probabilities.probabilities(coefficients, masks, exploring, actions)
+        )
+        np.testing.assert_allclose(shares, all_shares[np.arange(30), :, actions])
+        # The smoothing counts one draw more; two allowed actions have a closed form instead.
+        is_counted = masks.sum(axis=1) != 2
+        np.testing.assert_allclose(
+            shares.mean(axis=1)[is_counted], each[np.arange(30), actions][is_counted], atol=1 / 1025
+        )
+
+    @pytest.mark.parametrize("distribution", EVERY)
+    def test_values_under_the_bank_say_what_coefficients_do(self, distribution: Distribution) -> None:
+        """An indexed graph that is affine after all has the propensities of its coefficients, but for closed forms."""
+        coefficients, masks = random_coefficients(20, 5, 3), random_masks(20, 5, seed=2)
+        affine = reference(3, distribution)
+        table = coefficients[:, :, :1] + coefficients[:, :, 1:] @ affine.bank.T
+        indexed = affine._replace(is_affine=False)
+        is_counted = masks.sum(axis=1) != 2 if distribution in CONTINUOUS else np.full(20, True)
+
+        found = probabilities.each_probability(table, masks, indexed)
+
+        expected = probabilities.each_probability(coefficients, masks, affine)
+        np.testing.assert_allclose(expected[is_counted], found[is_counted], atol=1.5 / 1025)
+        np.testing.assert_allclose(expected, found, atol=0.1)
+
+    def test_portions_of_several_indices_add_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Large batches are computed in parts, draws kept together."""
+        over = reference(3)._replace(num_indices=4, quantile=0.7)
+        coefficients = random_coefficients(5, 3, 3)
+        whole = probabilities.each_probability(coefficients, None, over)
+        table = (coefficients[:, :, :1] + coefficients[:, :, 1:] @ over.bank.T).astype(np.float32)
+        monkeypatch.setattr(probabilities, "_max_bank_values", 100)
+
+        parts = probabilities.each_probability(coefficients, None, over)
+        of_table = probabilities.each_probability(table, None, over._replace(is_affine=False))
+
+        assert 256 == over.num_draws
+        np.testing.assert_allclose(whole, parts, atol=1.5 / 257)
+        np.testing.assert_allclose(whole, of_table, atol=1.5 / 257)
+
+    def test_two_gaussian_actions_are_phi(self) -> None:
+        """P(the first is better) = Phi((m1 - m2) / |v1 - v2|), by SciPy's."""
+        coefficients = random_coefficients(100, 2, 5)
+        wide = coefficients.astype(np.float64)
+        difference = wide[:, 0] - wide[:, 1]
+
+        found = probabilities.probabilities(coefficients, None, reference(5), np.zeros(100, np.intp))
+
+        expected = stats.norm.cdf(difference[:, 0] / np.linalg.norm(difference[:, 1:], axis=1))
+        np.testing.assert_allclose(expected, found, rtol=1e-12)

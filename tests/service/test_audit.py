@@ -16,11 +16,12 @@ from hyperact.service.hypermodel import Hypermodel
 from hyperact.service.rhythm import Rhythm
 from hyperact.v1.decision_pb2 import Step
 from hyperact.v1.indices import COORDINATE, GAUSSIAN, ONE_HOT, UNIT_SPHERE, index_bank, index_key_id
-from hyperact.v1.model_pb2 import AgentKind, IndexSchedule
-from hyperact.v1.probabilities import Reference, probabilities
+from hyperact.v1.model_pb2 import ActingRule, AgentKind, GraphKind, IndexSchedule
+from hyperact.v1.probabilities import Reference, make_reference, probabilities
 from hyperact.v1.steps import StepKey
 from hyperact.v1.tensors import to_tensor
 from toy_audits import Change, audited, changed_copy, not_exact, play_for_audit, read_log
+from toys import toy_spec
 
 key = bytes(range(32))
 every_distribution = [GAUSSIAN, UNIT_SPHERE, ONE_HOT, COORDINATE]
@@ -71,10 +72,17 @@ class TestCleanLogs:
             {"index_schedule": IndexSchedule.INDEX_SCHEDULE_STEP, "reference_distribution": COORDINATE},
             {"agent_kind": AgentKind.AGENT_KIND_CONTINUING, "discount": 0.7},
             {"agent_kind": AgentKind.AGENT_KIND_ONE_SHOT},
+            {"is_indexed": True, "bank_size": 64},
+            {"is_indexed": True, "num_actions": 2, "reference_distribution": ONE_HOT},
+            {"num_actions": 3, "index_dim": 0, "acting_rule": ActingRule(epsilon=0.5)},
+            {"acting_rule": ActingRule(num_indices=5, quantile=0.8, epsilon=0.1)},
+            {"is_indexed": True, "bank_size": 32, "acting_rule": ActingRule(num_indices=3)},
+            {"reference_distribution": ONE_HOT, "acting_rule": ActingRule(num_indices=2)},
+            {"reference_distribution": ONE_HOT, "acting_rule": ActingRule(num_indices=0, epsilon=0.2)},
         ],
     )
     def test_every_kind_of_model_is(self, tmp_path: Path, spec: dict[str, Any]) -> None:
-        """Whatever the agents, the schedule and the distribution."""
+        """Whatever the agents, the schedule, the distribution, the graph and the acting rule."""
         play_for_audit(tmp_path, **spec)
 
         graded = audited(tmp_path)
@@ -293,6 +301,26 @@ class TestPropensityRange:
             assert low <= found.min()
             assert found.max() <= high
             assert high - low < 20 * error + 1e-6 or num_actions > 2 or distribution in (ONE_HOT, COORDINATE)
+
+    @pytest.mark.parametrize("num_actions", [2, 4])
+    @pytest.mark.parametrize("rule", [ActingRule(), ActingRule(num_indices=4, quantile=0.7, epsilon=0.2)])
+    @pytest.mark.parametrize("kind", [GraphKind.GRAPH_KIND_INDEXED, GraphKind.GRAPH_KIND_COEFFICIENTS])
+    def test_it_holds_for_every_rule_and_graph(
+        self, kind: "GraphKind.ValueType", rule: ActingRule, num_actions: int
+    ) -> None:
+        """Values under the bank that are off by at most the error likewise, and quantiles of several."""
+        random = np.random.default_rng(num_actions)
+        reference = make_reference(toy_spec(num_actions, acting_rule=rule), kind, 64)
+        width = 5 if reference.is_affine else len(reference.bank)
+        for error in (1e-6, 1e-3, 0.1):
+            exact = random.normal(size=(num_actions, width)).astype(np.float32)
+            low, high = propensity_range(exact, None, reference, 0, error)
+            off = exact + random.uniform(-error, error, size=(50, num_actions, width)).astype(np.float32)
+            found = probabilities(off, None, reference, np.zeros(50, np.intp))
+
+            assert low <= found.min()
+            assert found.max() <= high
+            assert high - low < 1.0
 
     def test_a_mask_leaves_what_is_allowed(self) -> None:
         """A forbidden action has no chance, and the only one every."""

@@ -1,6 +1,7 @@
 """Decisions: actions, margins and the probabilities of actions over indices."""
 
 import math
+from collections.abc import Callable
 from typing import TypeAlias
 
 import numpy as np
@@ -38,6 +39,18 @@ def draw_indices(num: int, index_dim: int, distribution: Distribution, seed: int
     return values[random.integers(len(values), size=num)]
 
 
+def decide(
+    coefficients: Float32s,
+    indices: Float32s,
+    masks: NDArray[np.bool_] | None,
+    over: Reference,
+    tie_break: Callable[[int], float],
+    explore: Callable[[int], float | None] | None = None,
+) -> decision.Decisions:
+    """Decide from coefficients and one index per row."""
+    return decision.decide(decision.index_values(coefficients, indices), coefficients, masks, over, tie_break, explore)
+
+
 def never(row: int) -> float:
     """Be the tie break of a test in which no two actions are equal."""
     raise AssertionError(f"row {row} is not a tie")
@@ -55,7 +68,7 @@ class TestActions:
         """Each session acts by its own plausible value function, whoever shares its batch."""
         coefficients, indices = random_coefficients(6, 4, 3), draw_indices(6, 3, GAUSSIAN)
 
-        decisions = decision.decide(coefficients, indices, None, reference(3), never)
+        decisions = decide(coefficients, indices, None, reference(3), never)
 
         values = coefficients[:, :, 0] + np.einsum("bam,bm->ba", coefficients[:, :, 1:], indices)
         ordered = np.sort(values, axis=1)
@@ -70,12 +83,10 @@ class TestActions:
         indices = draw_indices(7, 3, distribution)
         masks = random_masks(7, num_actions, seed=1)
 
-        together = decision.decide(coefficients, indices, masks, reference(3, distribution), lambda _: 0.5)
+        together = decide(coefficients, indices, masks, reference(3, distribution), lambda _: 0.5)
         for row in range(7):
             one = slice(row, row + 1)
-            alone = decision.decide(
-                coefficients[one], indices[one], masks[one], reference(3, distribution), lambda _: 0.5
-            )
+            alone = decide(coefficients[one], indices[one], masks[one], reference(3, distribution), lambda _: 0.5)
 
             assert together.actions[row] == alone.actions[0]
             assert together.margins[row] == alone.margins[0]
@@ -90,7 +101,7 @@ class TestActions:
         masks[:, 3] = False
         masks[np.arange(50), np.arange(50) % 3] = True
 
-        decisions = decision.decide(coefficients, draw_indices(50, 2, GAUSSIAN), masks, reference(2), never)
+        decisions = decide(coefficients, draw_indices(50, 2, GAUSSIAN), masks, reference(2), never)
 
         assert masks[np.arange(50), decisions.actions].all()
         assert (decisions.margins < 1e5).all()
@@ -100,7 +111,7 @@ class TestActions:
         masks = np.array([[False, True, False]])
 
         indices = np.ones((1, 2), np.float32)
-        decisions = decision.decide(random_coefficients(1, 3, 2), indices, masks, reference(2), never)
+        decisions = decide(random_coefficients(1, 3, 2), indices, masks, reference(2), never)
 
         assert (1, 1.0, 0.0) == (decisions.actions[0], decisions.propensities[0], decisions.margins[0])
 
@@ -110,9 +121,7 @@ class TestActions:
         coefficients[:, 1, 0] = -1.0
 
         uniforms = [0.0, 0.49, 0.51, 0.99]
-        decisions = decision.decide(
-            coefficients, np.empty((4, 0), np.float32), None, reference(0), lambda row: uniforms[row]
-        )
+        decisions = decide(coefficients, np.empty((4, 0), np.float32), None, reference(0), lambda row: uniforms[row])
 
         assert [0, 0, 2, 2] == decisions.actions.tolist()
         assert [0.5] * 4 == decisions.propensities.tolist()
@@ -122,7 +131,7 @@ class TestActions:
         coefficients = random_coefficients(5, 4, 0)
         indices = np.empty((5, 0), np.float32)
 
-        decisions = decision.decide(coefficients, indices, None, reference(0), never)
+        decisions = decide(coefficients, indices, None, reference(0), never)
 
         assert coefficients[:, :, 0].argmax(axis=1).tolist() == decisions.actions.tolist()
         assert [1.0] * 5 == decisions.propensities.tolist()
@@ -141,7 +150,7 @@ class TestPropensities:
         masks = random_masks(25, num_actions, seed=8) if is_masked else None
         indices = draw_indices(25, 3, distribution)
 
-        decisions = decision.decide(coefficients, indices, masks, reference(3, distribution), never)
+        decisions = decide(coefficients, indices, masks, reference(3, distribution), never)
         chances = decision.posteriors(coefficients, masks, reference(3, distribution)).probabilities
 
         np.testing.assert_allclose(chances[np.arange(25), decisions.actions], decisions.propensities, rtol=1e-5)

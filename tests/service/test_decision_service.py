@@ -29,6 +29,7 @@ from hyperact.v1.model_pb2 import AgentKind, IndexSchedule
 from hyperact.v1.steps import to_key
 from hyperact.v1.tensor_pb2 import DataType, Tensor
 from hyperact.v1.tensors import to_array, to_tensor
+from toy_hypermodels import coefficients_of
 from toy_worker import RunningWorker, make_request, play, refusal, registry_with_version, running
 
 CODE = grpc.StatusCode
@@ -97,7 +98,7 @@ class TestAct:
 
         for answer, step in zip(answers, await service.steps(), strict=True):
             index = derive_index(key, to_key(step.step_id), step.segment, 4, GAUSSIAN)
-            coefficients = hypermodel.coefficients(to_array(step.observation)[None])[0]
+            coefficients = coefficients_of(hypermodel, to_array(step.observation)[None])[0]
             values = coefficients[:, 0] + coefficients[:, 1:] @ index
 
             assert values.argmax() == answer.action

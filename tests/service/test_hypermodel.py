@@ -1,6 +1,5 @@
 """One loaded version: what is checked before it may decide."""
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,30 +11,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 import toys
 from hyperact.service.errors import VersionRefusedError
-from hyperact.service.hypermodel import Hypermodel
 from hyperact.service.onnx_files import has_external_data
 from hyperact.v1 import manifests
-from hyperact.v1.model_pb2 import GraphKind, Manifest
-
-
-def load(directory: Path, model: str = "default", max_onnx_bytes: int = 1 << 20) -> Hypermodel:
-    """Load a version as the service does."""
-    return Hypermodel.load(directory, model=model, max_onnx_bytes=max_onnx_bytes)
-
-
-def replace_graph(directory: Path, graph: onnx.ModelProto) -> None:
-    """Put another graph into a version, with its digest."""
-    content = graph.SerializeToString()
-    (directory / toys.onnx_file).write_bytes(content)
-    edit(directory, lambda manifest: setattr(manifest, "onnx_sha256", hashlib.sha256(content).hexdigest()))
-
-
-def edit(directory: Path, change: Callable[[Manifest], Any]) -> None:
-    """Change a version's manifest."""
-    path = directory / manifests.file_name
-    manifest = manifests.from_json(path.read_text())
-    change(manifest)
-    path.write_text(manifests.to_json(manifest))
+from hyperact.v1.model_pb2 import GraphKind
+from toy_hypermodels import coefficients_of, edit, load, replace_graph
 
 
 def with_external_data(directory: Path) -> None:
@@ -107,7 +86,7 @@ class TestLoad:
         hypermodel = load(tmp_path)
         hypermodel.warm_up([1, 4])
 
-        answer = hypermodel.coefficients(np.ones((5, *shape), hypermodel.checker.dtype))
+        answer = coefficients_of(hypermodel, np.ones((5, *shape), hypermodel.checker.dtype))
 
         assert (5, 3, 3) == answer.shape
         assert np.float32 == answer.dtype
@@ -119,8 +98,8 @@ class TestLoad:
         hypermodel = load(tmp_path)
         observations = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32)
 
-        together = hypermodel.coefficients(observations)
-        alone = np.concatenate([hypermodel.coefficients(observations[row : row + 1]) for row in range(9)])
+        together = coefficients_of(hypermodel, observations)
+        alone = np.concatenate([coefficients_of(hypermodel, observations[row : row + 1]) for row in range(9)])
 
         # The runtime may choose another kernel for another batch size, so the last bits may differ.
         np.testing.assert_allclose(together, alone, rtol=1e-5, atol=1e-6)

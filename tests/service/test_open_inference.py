@@ -23,6 +23,7 @@ from hyperact.inference.open_inference_pb2 import (
 )
 from hyperact.inference.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from hyperact.service.hypermodel import Hypermodel
+from toy_hypermodels import coefficients_of
 from toy_worker import RunningWorker, refusal, registry_with_version, running
 from toy_worker import make_request as make_act_request
 
@@ -49,7 +50,7 @@ def inference(service: RunningWorker) -> "GRPCInferenceServiceAsyncStub":
 def expected_coefficients(tmp_path: Path, observations: Any = OBSERVATIONS) -> Any:
     """Return what the version's graph answers."""
     model = Hypermodel.load(tmp_path / "toys" / "v1", model="default", max_onnx_bytes=1 << 20)
-    return model.coefficients(observations)
+    return coefficients_of(model, observations)
 
 
 def make_request(observations: Any = OBSERVATIONS, **fields: Any) -> ModelInferRequest:
@@ -141,6 +142,26 @@ class TestModelInfer:
 
         assert (CODE.INVALID_ARGUMENT, "inputs[0].datatype") == (found.code, found.field)
         assert "FP32" in found.message
+
+    async def test_an_indexed_graph_takes_indices_too(self, tmp_path: Path) -> None:
+        """As many a row as the client likes."""
+        registry_with_version(tmp_path, is_indexed=True)
+        indices = np.random.default_rng(0).normal(size=(3, 6, 4)).astype(np.float32)
+        request = make_request(raw_input_contents=[OBSERVATIONS.tobytes(), indices.tobytes()])
+        request.inputs.add(name="indices", datatype="FP32", shape=indices.shape)
+        async with running(tmp_path) as worker:
+            stub: GRPCInferenceServiceAsyncStub = GRPCInferenceServiceStub(worker.channel)
+            metadata = await stub.ModelMetadata(ModelMetadataRequest(name="default"))
+            response = await stub.ModelInfer(request)
+            without = await refusal(stub.ModelInfer(make_request()))
+            loaded = worker.worker._versions["default"].serving
+        assert loaded is not None
+
+        assert [[-1, 3], [-1, -1, 4]] == [list(one.shape) for one in metadata.inputs]
+        assert ("values", [3, 6, 2]) == (response.outputs[0].name, list(response.outputs[0].shape))
+        expected = loaded.hypermodel.run({"observations": OBSERVATIONS, "indices": indices})
+        np.testing.assert_array_equal(expected.ravel(), np.frombuffer(response.raw_output_contents[0], np.float32))
+        assert (CODE.INVALID_ARGUMENT, "inputs") == (without.code, without.field)
 
     @pytest.mark.parametrize("names", [{"model_name": "nobody"}, {"model_version": "9"}])
     async def test_what_is_not_loaded_is_not_found(

@@ -59,9 +59,9 @@ def test_the_decision_logs_what_is_tested_here(distribution: "ReferenceDistribut
     index = derive_index(key, StepKey("default", "agent-7", "run", 0, 0), 0, index_dim, distribution)
     reference = Reference(distribution, index_bank(index_dim, distribution))
 
-    decided = decision.decide(
-        question.coefficients[np.newaxis], index[np.newaxis], None, reference, tie_break=lambda _: 0.5
-    )
+    coefficients = question.coefficients[np.newaxis]
+    values = decision.index_values(coefficients, index[np.newaxis])
+    decided = decision.decide(values, coefficients, None, reference, tie_break=lambda _: 0.5)
 
     action = int(decided.actions[0])
     assert 1 == count_actions(question, index[np.newaxis])[action]

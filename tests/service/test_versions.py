@@ -30,6 +30,7 @@ from hyperact.service.versions import Versions
 from hyperact.v1 import manifests
 from hyperact.v1.deployment_pb2 import VersionState
 from hyperact.v1.deployments import read_ledger
+from toy_hypermodels import coefficients_of
 
 drain_deadline_seconds = 100.0
 max_version_bytes = 1 << 20
@@ -525,7 +526,9 @@ class TestRegistryAway:
         assert before.serving is not None
         assert versions.serving is not None
         observations = np.ones((1, 3), np.float32)
-        first, second = (loaded.hypermodel.coefficients(observations) for loaded in (before.serving, versions.serving))
+        first, second = (
+            coefficients_of(loaded.hypermodel, observations) for loaded in (before.serving, versions.serving)
+        )
         assert not np.allclose(first, second)
 
     async def test_a_removed_alias_leaves_the_last_version_serving(self, world: World) -> None:

@@ -187,7 +187,7 @@ class TestControls:
         steps = Trajectories(np.full(3000, mdp.horizon), rewards)
         actions = np.concatenate([episode.actions for episode in episodes])
         coefficients = target.coefficients(situations.observations, np.arange(len(situations.observations)))
-        components = make_components(coefficients, None, spec, 64)
+        components = make_components(coefficients, None, spec, target.reference, 64)
 
         fitted = controls.fit(weighed, steps, actions, situations, components, spec, FitConfig())
         control = controls.weighted(fitted, weighed, 0)

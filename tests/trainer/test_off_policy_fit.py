@@ -5,9 +5,9 @@ import pytest
 
 from hyperact.trainer.off_policy.components import Components, index_persistence, make_components
 from hyperact.trainer.off_policy.fitted import FitConfig, Transitions, fit_network, fit_table
-from hyperact.v1.indices import GAUSSIAN, ONE_HOT, index_bank
-from hyperact.v1.model_pb2 import AgentKind, IndexSchedule
-from hyperact.v1.probabilities import Reference, each_probability
+from hyperact.v1.indices import GAUSSIAN, ONE_HOT, Float32s, index_bank
+from hyperact.v1.model_pb2 import AgentKind, GraphKind, IndexSchedule, ModelSpec
+from hyperact.v1.probabilities import Reference, each_probability, make_reference
 from toys import toy_spec
 
 discount = 0.9
@@ -86,6 +86,11 @@ class TestNetwork:
         np.testing.assert_array_equal(one, other)
 
 
+def components_of(coefficients: Float32s, spec: ModelSpec, max_components: int) -> Components:
+    reference = make_reference(spec, GraphKind.GRAPH_KIND_COEFFICIENTS)
+    return make_components(coefficients, None, spec, reference, max_components)
+
+
 class TestComponents:
     coefficients = np.random.default_rng(0).normal(size=(5, 3, 3)).astype(np.float32)
 
@@ -93,16 +98,16 @@ class TestComponents:
         """Then the policy is its probabilities."""
         spec = toy_spec(num_actions=3, index_dim=2, index_schedule=IndexSchedule.INDEX_SCHEDULE_STEP)
 
-        found = make_components(self.coefficients, None, spec, max_components=16)
+        found = components_of(self.coefficients, spec, 16)
 
         chances = each_probability(self.coefficients, None, Reference(GAUSSIAN, index_bank(2, GAUSSIAN)))
         np.testing.assert_allclose(chances, found.shares[:, 0], rtol=1e-6)
 
     def test_held_indices_are_components_that_are_sure(self) -> None:
         """One per index of the bank, as many as asked for; of an ensemble all members."""
-        gaussian = make_components(self.coefficients, None, toy_spec(num_actions=3, index_dim=2), 16)
-        ensemble = make_components(
-            self.coefficients, None, toy_spec(num_actions=3, index_dim=2, reference_distribution=ONE_HOT), 1
+        gaussian = components_of(self.coefficients, toy_spec(num_actions=3, index_dim=2), 16)
+        ensemble = components_of(
+            self.coefficients, toy_spec(num_actions=3, index_dim=2, reference_distribution=ONE_HOT), 1
         )
 
         assert (5, 16, 3) == gaussian.shares.shape

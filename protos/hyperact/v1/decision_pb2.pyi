@@ -260,8 +260,8 @@ class ActResponse(_message.Message):
     propensity: _builtins.float
     """The probability of this action over indices, in (0, 1]."""
     margin: _builtins.float
-    """The value of this action less that of the second-best allowed one under the index used; 0 for the fallback or
-    when only one action is allowed.
+    """The value of this action less that of the best other allowed one under the index used; 0 for the fallback or when
+    only one action is allowed; negative at most where the acting rule left the action to chance.
     """
     token: _builtins.bytes
     """To be sent with the next request of this session."""

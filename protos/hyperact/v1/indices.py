@@ -41,6 +41,7 @@ _bank = b"hyperact.bank..1"
 _perturbation = b"hyperact.perturb"
 _mask = b"hyperact.mask..1"
 _segment = b"hyperact.segment"
+_exploration = b"hyperact.explore"
 _uniform_action = b"hyperact.uniform"
 _tie = b"hyperact.tie...1"
 _key_id = b"hyperact.key.id."
@@ -77,6 +78,25 @@ def derive_index(
     """
     ids = encode_ids(step.model, step.session, step.run, step.episode, segment)
     return _draw(_uniforms(key, _index, ids), index_dim, distribution)
+
+
+def derive_indices(
+    key: bytes,
+    step: StepKey,
+    segment: int,
+    index_dim: int,
+    distribution: "ReferenceDistribution.ValueType",
+    num_indices: int,
+) -> Float32s:
+    """Return all indices of a step, for a rule that values actions under several: float32 [num_indices, M].
+
+    They are drawn one after the other from what the step's one index is drawn from: the first is that index. With
+    `num_indices` 0 they are every vector of a discrete distribution.
+    """
+    if not num_indices:
+        return index_bank(index_dim, distribution)
+    uniforms = _uniforms(key, _index, encode_ids(step.model, step.session, step.run, step.episode, segment))
+    return np.stack([_draw(uniforms, index_dim, distribution) for _ in range(num_indices)])
 
 
 def derive_perturbation(
@@ -117,25 +137,37 @@ def index_bank(index_dim: int, distribution: "ReferenceDistribution.ValueType", 
     elif distribution == COORDINATE:
         bank = np.repeat(np.eye(index_dim), 2, axis=0) * np.tile([1.0, -1.0], index_dim)[:, None] * math.sqrt(index_dim)
     else:
-        bank = np.stack(
-            [
-                _draw(_uniforms(b"", _bank, encode_ids(int(distribution), index_dim, draw)), index_dim, distribution)
-                for draw in range(size)
-            ]
-        )
+        return drawn_bank(index_dim, distribution, size)
     frozen = bank.astype(np.float32)
     frozen.setflags(write=False)
     return frozen
 
 
+@lru_cache(maxsize=32)
+def drawn_bank(index_dim: int, distribution: "ReferenceDistribution.ValueType", size: int) -> Float32s:
+    """Return `size` derived draws, of a discrete distribution too: float32 [size, M], read-only.
+
+    For rules that value an action under several indices, of which a discrete distribution has too many combinations.
+    """
+    rows = (encode_ids(int(distribution), index_dim, draw) for draw in range(size))
+    bank = np.stack([_draw(_uniforms(b"", _bank, ids), index_dim, distribution) for ids in rows])
+    bank.setflags(write=False)
+    return bank
+
+
 def derive_uniform_action(key: bytes, step: StepKey) -> float:
-    """Return the uniform in (0, 1) by which the fallback chooses the action of a step."""
+    """Return the uniform in (0, 1) that chooses the action of a step of the fallback, or of one that explores."""
     return next(_uniforms(key, _uniform_action, encode_ids(*step)))
 
 
 def derive_tie_break(key: bytes, step: StepKey) -> float:
     """Return the uniform in (0, 1) that chooses among actions of exactly equal value."""
     return next(_uniforms(key, _tie, encode_ids(*step)))
+
+
+def is_exploring(key: bytes, step: StepKey, epsilon: float) -> bool:
+    """Tell whether a step's action is uniformly random: with probability epsilon."""
+    return epsilon > 0.0 and next(_uniforms(key, _exploration, encode_ids(*step))) < epsilon
 
 
 def is_segment_start(key: bytes, step: StepKey, discount: float) -> bool:

@@ -14,8 +14,11 @@ it but that it chose these actions. Over draws of the bank E[(L + 1) / (n + 1)] 
 divides by it is never infinite, at most L + 1 times as large, and in the mean a little too small where p is below about
 1 / L, rather than much too large. A policy that did not act is not smoothed: n / L is right in the mean, and may be 0.
 
-Exact in either case: the discrete distributions (n / L), and a segment of a single step with at most two allowed
-actions (the propensity's closed form).
+Exact in either case: a bank that holds every index (n / L), and a segment of a single step with at most two allowed
+actions where the propensity has a closed form.
+
+An acting rule that values actions under several indices has draws of as many where this says index; one that explores
+does so at each step apart, so that C(l, t) is what is left of 1 and its share of epsilon.
 
 What the bank's luck does to a result is measured by leaving a part of it out: with `num_groups` G, column 1 + g of what
 is returned is the same without the indices l = g modulo G. From a result's values over those columns, `jackknife_error`
@@ -28,7 +31,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperact.v1.indices import GAUSSIAN, UNIT_SPHERE, Float32s
+from hyperact.v1.indices import Float32s
 from hyperact.v1.probabilities import Bools, Float64s, Ints, Reference, probabilities, win_shares
 
 default_num_groups = 16
@@ -38,7 +41,7 @@ class Sequence(NamedTuple):
     """Steps one after the other.
 
     Attributes:
-        coefficients: float32 [T, A, M + 1].
+        coefficients: float32 [T, A, M + 1]; for an indexed graph the values under the bank's indices, [T, A, L].
         masks: [T, A], True where an action is allowed; None allows all.
         actions: [T].
         segments: [T]; neighbours with the same number share an index.
@@ -53,20 +56,19 @@ class Sequence(NamedTuple):
 def log_prefix_probabilities(
     sequence: Sequence, reference: Reference, *, is_observed: bool, num_groups: int = 0
 ) -> Float64s:
-    """Return log P(a_0 .. a_t) for every t: [T, 1 + G]; -inf for what no index of the bank does.
+    """Return log P(a_0 .. a_t) for every t: [T, 1 + G]; -inf for what no draw of the bank does.
 
     The bank's size must be a multiple of `num_groups` unless the bank is exact.
     """
-    is_exact = sequence.coefficients.shape[2] == 1 or reference.distribution not in (GAUSSIAN, UNIT_SPHERE)
-    shares = win_shares(sequence.coefficients, sequence.masks, sequence.actions, reference.bank)
+    shares = win_shares(sequence.coefficients, sequence.masks, sequence.actions, reference)
     allowed = _num_allowed(sequence)
     result = np.empty((len(shares), 1 + num_groups))
     before = np.zeros(1 + num_groups)
     for rows in stretches(sequence.segments):
         with np.errstate(divide="ignore"):
-            if is_exact:
+            if reference.is_exact:
                 logs = np.log(np.cumprod(shares[rows], axis=0, dtype=np.float64).mean(axis=1))[:, np.newaxis]
-            elif rows.stop - rows.start == 1 and allowed[rows.start] <= 2:
+            elif reference.has_closed_form and rows.stop - rows.start == 1 and allowed[rows.start] <= 2:
                 logs = np.log(_single(sequence, rows, reference))[:, np.newaxis]
             else:
                 logs = np.log(_over_bank(shares[rows], is_observed, num_groups))

@@ -7,13 +7,23 @@ import re
 from google.protobuf import json_format
 
 from hyperact.v1.errors import FieldError
-from hyperact.v1.model_pb2 import AgentKind, GraphKind, IndexSchedule, Manifest, ModelSpec, ReferenceDistribution
+from hyperact.v1.indices import COORDINATE, ONE_HOT
+from hyperact.v1.model_pb2 import (
+    AgentKind,
+    GraphKind,
+    IndexSchedule,
+    Manifest,
+    ModelSpec,
+    ReferenceDistribution,
+)
 from hyperact.v1.tensors import TensorChecker
 
 file_name = "manifest.json"
 format_version = 1
 max_num_actions = 65536
 max_index_dim = 4096
+max_num_indices = 64
+min_bank_size, max_bank_size = 16, 65536
 num_digest_bytes = 8
 _sha256 = re.compile(r"[0-9a-f]{64}")
 _plain_file = re.compile(r"[0-9A-Za-z_\-][0-9A-Za-z_.\-]{0,127}")
@@ -51,10 +61,14 @@ def check_manifest(manifest: Manifest) -> None:
         raise FieldError("onnx_file", f"expected a file name without a folder, got {manifest.onnx_file[:80]!r}")
     if not _sha256.fullmatch(manifest.onnx_sha256):
         raise FieldError("onnx_sha256", "expected 64 lowercase hexadecimal digits")
+    if manifest.bank_size and not min_bank_size <= manifest.bank_size <= max_bank_size:
+        raise FieldError("bank_size", f"expected {min_bank_size} to {max_bank_size}, got {manifest.bank_size}")
     try:
         check_spec(manifest.spec)
     except FieldError as error:
         raise error.under("spec") from error
+    if manifest.graph_kind == GraphKind.GRAPH_KIND_INDEXED and not manifest.spec.index_dim:
+        raise FieldError("spec.index_dim", "expected at least 1 for an indexed graph, got 0")
 
 
 def check_spec(spec: ModelSpec) -> None:
@@ -87,6 +101,23 @@ def check_spec(spec: ModelSpec) -> None:
         raise FieldError(
             "reward_window", f"expected a positive window (a default reward needs one), got {window_seconds} s"
         )
+    try:
+        _check_acting_rule(spec)
+    except FieldError as error:
+        raise error.under("acting_rule") from error
+
+
+def _check_acting_rule(spec: ModelSpec) -> None:
+    rule = spec.acting_rule
+    if rule.HasField("num_indices"):
+        is_discrete = spec.reference_distribution in (ONE_HOT, COORDINATE)
+        least, most = (0 if is_discrete and spec.index_dim else 1), (max_num_indices if spec.index_dim else 1)
+        if not least <= rule.num_indices <= most:
+            raise FieldError("num_indices", f"expected {least} to {most}, got {rule.num_indices}")
+    if not 0.0 <= rule.quantile <= 1.0:
+        raise FieldError("quantile", f"expected a number in [0, 1], got {rule.quantile}")
+    if not 0.0 <= rule.epsilon < 1.0:
+        raise FieldError("epsilon", f"expected a number in [0, 1), got {rule.epsilon}")
 
 
 def spec_differences(current: ModelSpec, candidate: ModelSpec) -> list[str]:

@@ -27,29 +27,31 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from hyperact.v1 import tensor_pb2 as hyperact_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17hyperact/v1/model.proto\x12\x0bhyperact.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18hyperact/v1/tensor.proto\"&\n\x0f\x44iscreteActions\x12\x13\n\x0bnum_actions\x18\x01 \x01(\r\"X\n\nActionSpec\x12\x30\n\x08\x64iscrete\x18\x01 \x01(\x0b\x32\x1c.hyperact.v1.DiscreteActionsH\x00\x42\x06\n\x04kindJ\x04\x08\x02\x10\x03R\ncontinuous\"\x8d\x03\n\tModelSpec\x12,\n\x0bobservation\x18\x01 \x01(\x0b\x32\x17.hyperact.v1.TensorSpec\x12\'\n\x06\x61\x63tion\x18\x02 \x01(\x0b\x32\x17.hyperact.v1.ActionSpec\x12*\n\nagent_kind\x18\x03 \x01(\x0e\x32\x16.hyperact.v1.AgentKind\x12\x32\n\x0eindex_schedule\x18\x04 \x01(\x0e\x32\x1a.hyperact.v1.IndexSchedule\x12\x42\n\x16reference_distribution\x18\x05 \x01(\x0e\x32\".hyperact.v1.ReferenceDistribution\x12\x11\n\tindex_dim\x18\x06 \x01(\r\x12\x10\n\x08\x64iscount\x18\x07 \x01(\x01\x12\x30\n\rreward_window\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1b\n\x0e\x64\x65\x66\x61ult_reward\x18\t \x01(\x01H\x00\x88\x01\x01\x42\x11\n\x0f_default_reward\"G\n\x08LogRange\x12\x11\n\tpartition\x18\x01 \x01(\t\x12\x14\n\x0c\x62\x65gin_offset\x18\x02 \x01(\x04\x12\x12\n\nend_offset\x18\x03 \x01(\x04\"\xdc\x02\n\x08Manifest\x12\x16\n\x0e\x66ormat_version\x18\x01 \x01(\r\x12\r\n\x05model\x18\x02 \x01(\t\x12$\n\x04spec\x18\x03 \x01(\x0b\x32\x16.hyperact.v1.ModelSpec\x12*\n\ngraph_kind\x18\x04 \x01(\x0e\x32\x16.hyperact.v1.GraphKind\x12\x11\n\tonnx_file\x18\x05 \x01(\t\x12\x13\n\x0bonnx_sha256\x18\x06 \x01(\t\x12&\n\x07\x64\x61taset\x18\x07 \x03(\x0b\x32\x15.hyperact.v1.LogRange\x12\x16\n\x0eparent_version\x18\x08 \x01(\t\x12\x0e\n\x06run_id\x18\t \x01(\t\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x11num_learner_steps\x18\x0b \x01(\x04\x12\x13\n\x0b\x65nvironment\x18\x0c \x01(\t*t\n\tAgentKind\x12\x1a\n\x16\x41GENT_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13\x41GENT_KIND_EPISODIC\x10\x01\x12\x19\n\x15\x41GENT_KIND_CONTINUING\x10\x02\x12\x17\n\x13\x41GENT_KIND_ONE_SHOT\x10\x03*\x82\x01\n\rIndexSchedule\x12\x1e\n\x1aINDEX_SCHEDULE_UNSPECIFIED\x10\x00\x12\x1a\n\x16INDEX_SCHEDULE_EPISODE\x10\x01\x12\x1c\n\x18INDEX_SCHEDULE_GEOMETRIC\x10\x02\x12\x17\n\x13INDEX_SCHEDULE_STEP\x10\x03*\xd7\x01\n\x15ReferenceDistribution\x12&\n\"REFERENCE_DISTRIBUTION_UNSPECIFIED\x10\x00\x12#\n\x1fREFERENCE_DISTRIBUTION_GAUSSIAN\x10\x01\x12&\n\"REFERENCE_DISTRIBUTION_UNIT_SPHERE\x10\x02\x12\"\n\x1eREFERENCE_DISTRIBUTION_ONE_HOT\x10\x03\x12%\n!REFERENCE_DISTRIBUTION_COORDINATE\x10\x04*\\\n\tGraphKind\x12\x1a\n\x16GRAPH_KIND_UNSPECIFIED\x10\x00\x12\x1b\n\x17GRAPH_KIND_COEFFICIENTS\x10\x01\x12\x16\n\x12GRAPH_KIND_INDEXED\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17hyperact/v1/model.proto\x12\x0bhyperact.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18hyperact/v1/tensor.proto\"&\n\x0f\x44iscreteActions\x12\x13\n\x0bnum_actions\x18\x01 \x01(\r\"X\n\nActionSpec\x12\x30\n\x08\x64iscrete\x18\x01 \x01(\x0b\x32\x1c.hyperact.v1.DiscreteActionsH\x00\x42\x06\n\x04kindJ\x04\x08\x02\x10\x03R\ncontinuous\"k\n\nActingRule\x12\x18\n\x0bnum_indices\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x15\n\x08quantile\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x0f\n\x07\x65psilon\x18\x03 \x01(\x01\x42\x0e\n\x0c_num_indicesB\x0b\n\t_quantile\"\xbb\x03\n\tModelSpec\x12,\n\x0bobservation\x18\x01 \x01(\x0b\x32\x17.hyperact.v1.TensorSpec\x12\'\n\x06\x61\x63tion\x18\x02 \x01(\x0b\x32\x17.hyperact.v1.ActionSpec\x12*\n\nagent_kind\x18\x03 \x01(\x0e\x32\x16.hyperact.v1.AgentKind\x12\x32\n\x0eindex_schedule\x18\x04 \x01(\x0e\x32\x1a.hyperact.v1.IndexSchedule\x12\x42\n\x16reference_distribution\x18\x05 \x01(\x0e\x32\".hyperact.v1.ReferenceDistribution\x12\x11\n\tindex_dim\x18\x06 \x01(\r\x12\x10\n\x08\x64iscount\x18\x07 \x01(\x01\x12\x30\n\rreward_window\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1b\n\x0e\x64\x65\x66\x61ult_reward\x18\t \x01(\x01H\x00\x88\x01\x01\x12,\n\x0b\x61\x63ting_rule\x18\n \x01(\x0b\x32\x17.hyperact.v1.ActingRuleB\x11\n\x0f_default_reward\"G\n\x08LogRange\x12\x11\n\tpartition\x18\x01 \x01(\t\x12\x14\n\x0c\x62\x65gin_offset\x18\x02 \x01(\x04\x12\x12\n\nend_offset\x18\x03 \x01(\x04\"\xef\x02\n\x08Manifest\x12\x16\n\x0e\x66ormat_version\x18\x01 \x01(\r\x12\r\n\x05model\x18\x02 \x01(\t\x12$\n\x04spec\x18\x03 \x01(\x0b\x32\x16.hyperact.v1.ModelSpec\x12*\n\ngraph_kind\x18\x04 \x01(\x0e\x32\x16.hyperact.v1.GraphKind\x12\x11\n\tonnx_file\x18\x05 \x01(\t\x12\x13\n\x0bonnx_sha256\x18\x06 \x01(\t\x12&\n\x07\x64\x61taset\x18\x07 \x03(\x0b\x32\x15.hyperact.v1.LogRange\x12\x16\n\x0eparent_version\x18\x08 \x01(\t\x12\x0e\n\x06run_id\x18\t \x01(\t\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x11num_learner_steps\x18\x0b \x01(\x04\x12\x13\n\x0b\x65nvironment\x18\x0c \x01(\t\x12\x11\n\tbank_size\x18\r \x01(\r*t\n\tAgentKind\x12\x1a\n\x16\x41GENT_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13\x41GENT_KIND_EPISODIC\x10\x01\x12\x19\n\x15\x41GENT_KIND_CONTINUING\x10\x02\x12\x17\n\x13\x41GENT_KIND_ONE_SHOT\x10\x03*\x82\x01\n\rIndexSchedule\x12\x1e\n\x1aINDEX_SCHEDULE_UNSPECIFIED\x10\x00\x12\x1a\n\x16INDEX_SCHEDULE_EPISODE\x10\x01\x12\x1c\n\x18INDEX_SCHEDULE_GEOMETRIC\x10\x02\x12\x17\n\x13INDEX_SCHEDULE_STEP\x10\x03*\xd7\x01\n\x15ReferenceDistribution\x12&\n\"REFERENCE_DISTRIBUTION_UNSPECIFIED\x10\x00\x12#\n\x1fREFERENCE_DISTRIBUTION_GAUSSIAN\x10\x01\x12&\n\"REFERENCE_DISTRIBUTION_UNIT_SPHERE\x10\x02\x12\"\n\x1eREFERENCE_DISTRIBUTION_ONE_HOT\x10\x03\x12%\n!REFERENCE_DISTRIBUTION_COORDINATE\x10\x04*\\\n\tGraphKind\x12\x1a\n\x16GRAPH_KIND_UNSPECIFIED\x10\x00\x12\x1b\n\x17GRAPH_KIND_COEFFICIENTS\x10\x01\x12\x16\n\x12GRAPH_KIND_INDEXED\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'hyperact.v1.model_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_AGENTKIND']._serialized_start=1085
-  _globals['_AGENTKIND']._serialized_end=1201
-  _globals['_INDEXSCHEDULE']._serialized_start=1204
-  _globals['_INDEXSCHEDULE']._serialized_end=1334
-  _globals['_REFERENCEDISTRIBUTION']._serialized_start=1337
-  _globals['_REFERENCEDISTRIBUTION']._serialized_end=1552
-  _globals['_GRAPHKIND']._serialized_start=1554
-  _globals['_GRAPHKIND']._serialized_end=1646
+  _globals['_AGENTKIND']._serialized_start=1259
+  _globals['_AGENTKIND']._serialized_end=1375
+  _globals['_INDEXSCHEDULE']._serialized_start=1378
+  _globals['_INDEXSCHEDULE']._serialized_end=1508
+  _globals['_REFERENCEDISTRIBUTION']._serialized_start=1511
+  _globals['_REFERENCEDISTRIBUTION']._serialized_end=1726
+  _globals['_GRAPHKIND']._serialized_start=1728
+  _globals['_GRAPHKIND']._serialized_end=1820
   _globals['_DISCRETEACTIONS']._serialized_start=131
   _globals['_DISCRETEACTIONS']._serialized_end=169
   _globals['_ACTIONSPEC']._serialized_start=171
   _globals['_ACTIONSPEC']._serialized_end=259
-  _globals['_MODELSPEC']._serialized_start=262
-  _globals['_MODELSPEC']._serialized_end=659
-  _globals['_LOGRANGE']._serialized_start=661
-  _globals['_LOGRANGE']._serialized_end=732
-  _globals['_MANIFEST']._serialized_start=735
-  _globals['_MANIFEST']._serialized_end=1083
+  _globals['_ACTINGRULE']._serialized_start=261
+  _globals['_ACTINGRULE']._serialized_end=368
+  _globals['_MODELSPEC']._serialized_start=371
+  _globals['_MODELSPEC']._serialized_end=814
+  _globals['_LOGRANGE']._serialized_start=816
+  _globals['_LOGRANGE']._serialized_end=887
+  _globals['_MANIFEST']._serialized_start=890
+  _globals['_MANIFEST']._serialized_end=1257
 # @@protoc_insertion_point(module_scope)

@@ -123,7 +123,9 @@ class _GraphKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GraphKind.V
     so that the value of action a under index z is c[a, 0] + c[a, 1:] . z.
     """
     GRAPH_KIND_INDEXED: _GraphKind.ValueType  # 2
-    """Inputs "observations" [B, ...] and "indices" float32 [B, K, M]; output "values" float32 [B, K, A]."""
+    """Inputs "observations" [B, ...] and "indices" float32 [B, K, M]; output "values" float32 [B, K, A]: the value of each
+    action under each of the row's own K indices, K whatever is asked. M is at least 1.
+    """
 
 class GraphKind(_GraphKind, metaclass=_GraphKindEnumTypeWrapper):
     """What a graph takes and answers."""
@@ -135,7 +137,9 @@ GRAPH_KIND_COEFFICIENTS: GraphKind.ValueType  # 1
 so that the value of action a under index z is c[a, 0] + c[a, 1:] . z.
 """
 GRAPH_KIND_INDEXED: GraphKind.ValueType  # 2
-"""Inputs "observations" [B, ...] and "indices" float32 [B, K, M]; output "values" float32 [B, K, A]."""
+"""Inputs "observations" [B, ...] and "indices" float32 [B, K, M]; output "values" float32 [B, K, A]: the value of each
+action under each of the row's own K indices, K whatever is asked. M is at least 1.
+"""
 Global___GraphKind: _TypeAlias = GraphKind  # noqa: Y015
 
 @_typing.final
@@ -187,6 +191,51 @@ class ActionSpec(_message.Message):
 Global___ActionSpec: _TypeAlias = ActionSpec  # noqa: Y015
 
 @_typing.final
+class ActingRule(_message.Message):
+    """How a step's action follows from the values of the actions. Unset: the best action under the index (Thompson
+    sampling).
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUM_INDICES_FIELD_NUMBER: _builtins.int
+    QUANTILE_FIELD_NUMBER: _builtins.int
+    EPSILON_FIELD_NUMBER: _builtins.int
+    num_indices: _builtins.int
+    """Optional; default 1, at most 64: how many indices a segment has. With more than one (optimistic index sampling) an
+    action is worth the quantile of its values under them. 0: every vector of a discrete distribution once.
+    """
+    quantile: _builtins.float
+    """Optional; default 1, in [0, 1]: which quantile of the values under several indices, interpolated linearly between
+    the two nearest; 1 is the greatest.
+    """
+    epsilon: _builtins.float
+    """Optional; default 0, in [0, 1): the probability with which a step's action is uniformly random among the allowed
+    ones instead of the best, decided by a keyed hash of the step id.
+    """
+    def __init__(
+        self,
+        *,
+        num_indices: _builtins.int | None = ...,
+        quantile: _builtins.float | None = ...,
+        epsilon: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_num_indices", b"_num_indices", "_quantile", b"_quantile", "num_indices", b"num_indices", "quantile", b"quantile"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_num_indices", b"_num_indices", "_quantile", b"_quantile", "epsilon", b"epsilon", "num_indices", b"num_indices", "quantile", b"quantile"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__num_indices: _TypeAlias = _typing.Literal["num_indices"]  # noqa: Y015
+    _WhichOneofArgType__num_indices: _TypeAlias = _typing.Literal["_num_indices", b"_num_indices"]  # noqa: Y015
+    _WhichOneofReturnType__quantile: _TypeAlias = _typing.Literal["quantile"]  # noqa: Y015
+    _WhichOneofArgType__quantile: _TypeAlias = _typing.Literal["_quantile", b"_quantile"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__num_indices) -> _WhichOneofReturnType__num_indices | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__quantile) -> _WhichOneofReturnType__quantile | None: ...
+
+Global___ActingRule: _TypeAlias = ActingRule  # noqa: Y015
+
+@_typing.final
 class ModelSpec(_message.Message):
     """What a model expects and returns; the same for every version that may replace another."""
 
@@ -201,6 +250,7 @@ class ModelSpec(_message.Message):
     DISCOUNT_FIELD_NUMBER: _builtins.int
     REWARD_WINDOW_FIELD_NUMBER: _builtins.int
     DEFAULT_REWARD_FIELD_NUMBER: _builtins.int
+    ACTING_RULE_FIELD_NUMBER: _builtins.int
     agent_kind: Global___AgentKind.ValueType
     """Required. How steps group into episodes."""
     index_schedule: Global___IndexSchedule.ValueType
@@ -227,6 +277,10 @@ class ModelSpec(_message.Message):
         reward settles the step.
         """
 
+    @_builtins.property
+    def acting_rule(self) -> Global___ActingRule:
+        """Optional; default: the best action under the index. May change from version to version."""
+
     def __init__(
         self,
         *,
@@ -239,10 +293,11 @@ class ModelSpec(_message.Message):
         discount: _builtins.float = ...,
         reward_window: _duration_pb2.Duration | None = ...,
         default_reward: _builtins.float | None = ...,
+        acting_rule: Global___ActingRule | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_default_reward", b"_default_reward", "action", b"action", "default_reward", b"default_reward", "observation", b"observation", "reward_window", b"reward_window"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_default_reward", b"_default_reward", "acting_rule", b"acting_rule", "action", b"action", "default_reward", b"default_reward", "observation", b"observation", "reward_window", b"reward_window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_default_reward", b"_default_reward", "action", b"action", "agent_kind", b"agent_kind", "default_reward", b"default_reward", "discount", b"discount", "index_dim", b"index_dim", "index_schedule", b"index_schedule", "observation", b"observation", "reference_distribution", b"reference_distribution", "reward_window", b"reward_window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_default_reward", b"_default_reward", "acting_rule", b"acting_rule", "action", b"action", "agent_kind", b"agent_kind", "default_reward", b"default_reward", "discount", b"discount", "index_dim", b"index_dim", "index_schedule", b"index_schedule", "observation", b"observation", "reference_distribution", b"reference_distribution", "reward_window", b"reward_window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__default_reward: _TypeAlias = _typing.Literal["default_reward"]  # noqa: Y015
     _WhichOneofArgType__default_reward: _TypeAlias = _typing.Literal["_default_reward", b"_default_reward"]  # noqa: Y015
@@ -298,6 +353,7 @@ class Manifest(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     NUM_LEARNER_STEPS_FIELD_NUMBER: _builtins.int
     ENVIRONMENT_FIELD_NUMBER: _builtins.int
+    BANK_SIZE_FIELD_NUMBER: _builtins.int
     format_version: _builtins.int
     """Required. The layout of this message's meaning; 1."""
     model: _builtins.str
@@ -316,6 +372,11 @@ class Manifest(_message.Message):
     """Gradient steps taken since the first version."""
     environment: _builtins.str
     """The environment it was made for, in Gymnasium's form; empty if unknown. For people: nothing is imported by it."""
+    bank_size: _builtins.int
+    """Optional; default 1024, 16 to 65536: how many indices of the fixed bank propensities are counted over, where they are
+    counted. A smaller bank makes an indexed graph cheaper to serve and its propensities less exact. A discrete
+    distribution's bank is every vector once, whatever this says, unless an action is valued under several indices.
+    """
     @_builtins.property
     def spec(self) -> Global___ModelSpec:
         """Required. What the version expects and returns."""
@@ -343,10 +404,11 @@ class Manifest(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         num_learner_steps: _builtins.int = ...,
         environment: _builtins.str = ...,
+        bank_size: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "dataset", b"dataset", "environment", b"environment", "format_version", b"format_version", "graph_kind", b"graph_kind", "model", b"model", "num_learner_steps", b"num_learner_steps", "onnx_file", b"onnx_file", "onnx_sha256", b"onnx_sha256", "parent_version", b"parent_version", "run_id", b"run_id", "spec", b"spec"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bank_size", b"bank_size", "create_time", b"create_time", "dataset", b"dataset", "environment", b"environment", "format_version", b"format_version", "graph_kind", b"graph_kind", "model", b"model", "num_learner_steps", b"num_learner_steps", "onnx_file", b"onnx_file", "onnx_sha256", b"onnx_sha256", "parent_version", b"parent_version", "run_id", b"run_id", "spec", b"spec"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,7 +1,7 @@
 """Logged decisions computed again, and how well each agrees with its record. Pure.
 
 A step's record says what led to a decision (observation, mask, segment, version) and what was decided (action, margin,
-propensity). The coefficients of the version, the index derived from the key and the segment, and `decision` give the
+propensity). What the version's graph answers, the index derived from the key and the segment, and `decision` give the
 decision a second time:
 
 | grade            | holds when                                                                                       |
@@ -13,18 +13,19 @@ decision a second time:
 | not reproducible | it cannot be computed: the version is gone or another one, the key is another one                 |
 
 How far rounding reaches. A graph adds in another order in a batch of another size, on another device or in another
-release of its runtime, and its float32 coefficients c come out otherwise by at most t = tolerance · max |c|, where
+release of its runtime, and what it answers, float32 c, comes out otherwise by at most t = tolerance · max |c|, where
 `tolerance` is a setting. Then, for an index z,
 
-    a value q(a) = c[a, 0] + c[a, 1:] · z          is off by at most  t (1 + |z|_1)
-    a margin q(a) - q(b)                           is off by at most  2 t (1 + |z|_1) = the slack of z
+    a value q(a) = c[a, 0] + c[a, 1:] · z          is off by at most  t (1 + |z|_1);  t for an indexed graph
+    the quantile of values under several indices   as much as the worst of them
+    a margin q(a) - q(b)                           is off by at most twice that = the slack of z
     a propensity                                   lies between those that the slack allows (`propensity_range`)
 
-Letters: B steps, A num_actions, M index_dim, L the bank's size.
+Letters: B steps, A num_actions, M index_dim, n num_indices of the acting rule, L the bank's draws, W a graph's width.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -34,23 +35,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperact.service import decision
+from hyperact.service.chances import Chances
 from hyperact.service.decision import Decisions
-from hyperact.service.hypermodel import Hypermodel
+from hyperact.service.hypermodel import Hypermodel, Valuations
 from hyperact.service.rhythm import Rhythm, make_rhythm
 from hyperact.v1.decision_pb2 import Step
 from hyperact.v1.errors import FieldError
 from hyperact.v1.indices import (
-    GAUSSIAN,
-    UNIT_SPHERE,
     Float32s,
-    derive_index,
-    derive_tie_break,
+    derive_indices,
     derive_uniform_action,
     index_key_id,
 )
 from hyperact.v1.manifests import max_num_actions
 from hyperact.v1.model_pb2 import ReferenceDistribution
-from hyperact.v1.probabilities import Bools, Reference, pair_probability, probabilities, to_masks
+from hyperact.v1.probabilities import Bools, Reference, bank_values, pair_probability, probabilities, to_masks
 from hyperact.v1.steps import StepKey, to_key
 
 default_tolerance = 1e-5
@@ -155,14 +154,14 @@ class VersionJudge:
 
     def __init__(self, key: bytes, hypermodel: Hypermodel, tolerance: float = default_tolerance) -> None:
         self.hypermodel = hypermodel
-        self.reference = Reference(hypermodel.spec.reference_distribution, hypermodel.bank)
+        self.reference = hypermodel.reference
         self.rhythm = make_rhythm(key, hypermodel.spec)
         self._key = key
         self._tolerance = tolerance
-        self._derive = lru_cache(maxsize=_num_indices_kept)(self._derive_index)
+        self._derive = lru_cache(maxsize=_num_indices_kept)(self._derive_indices)
 
-    def index_of(self, step: Step) -> Float32s:
-        """Return the index that a step's segment stands for: float32 [M]."""
+    def indices_of(self, step: Step) -> Float32s:
+        """Return the indices that a step's segment stands for: float32 [n, M], one but for rules of several."""
         return self._derive(to_key(step.step_id)[:4], step.segment)
 
     def grade(self, cases: Sequence[Case]) -> list[Finding]:
@@ -199,16 +198,20 @@ class VersionJudge:
     def _grade(self, cases: Sequence[Case], observations: Sequence[NDArray[Any]]) -> list[Finding]:
         """Grade steps whose records can be read. One that the model fails on fails alone."""
         steps = [case.step for case in cases]
+        indices = np.stack([self.indices_of(step) for step in steps])
         try:
-            coefficients = self.hypermodel.coefficients(np.stack(observations))
+            found = self.hypermodel.ask(np.stack(observations), indices)
         except Exception as error:  # noqa: BLE001 - the runtime raises classes of its own making
             if len(cases) > 1:
                 pairs = zip(cases, observations, strict=True)
                 return [self._grade([case], [observation])[0] for case, observation in pairs]
             return [mismatch(f"the version fails on this observation: {error}")]
-        is_finite = np.array([bool(np.isfinite(answer).all()) for answer in coefficients])
-        coefficients = np.where(is_finite[:, None, None], coefficients, np.float32(0))
-        computed = self._compute(steps, coefficients)
+        is_finite = np.array([all(bool(np.isfinite(part).all()) for part in row) for row in zip(*found, strict=True)])
+        found = Valuations(
+            np.where(is_finite[:, None], found.values, np.float32(0)),
+            np.where(is_finite[:, None, None], found.beliefs, np.float32(0)),
+        )
+        computed = self._compute(steps, indices, found)
         findings = []
         for place, case in enumerate(cases):
             if not is_finite[place]:
@@ -222,19 +225,20 @@ class VersionJudge:
             findings.append(self._compare(computed, place, case.step, problems))
         return findings
 
-    def _compute(self, steps: Sequence[Step], coefficients: Float32s) -> "_Computed":
+    def _compute(self, steps: Sequence[Step], indices: Float32s, found: Valuations) -> "_Computed":
         masks = to_masks([step.action_mask for step in steps], self.hypermodel.num_actions)
-        indices = np.stack([self.index_of(step) for step in steps])
-        tie_break: Callable[[int], float] = lambda row: derive_tie_break(self._key, to_key(steps[row].step_id))  # noqa: E731
-        decisions = decision.decide(coefficients, indices, masks, self.reference, tie_break)
+        epsilon = self.reference.epsilon
+        chances = Chances(self._key, [to_key(step.step_id) for step in steps], epsilon)
+        explore = chances.explore if epsilon else None
+        decisions = decision.decide(*found, masks, self.reference, chances.tie_break, explore)
         logged = np.array([step.action for step in steps], np.intp)
         propensities = decisions.propensities.copy()
         rows = np.flatnonzero(decisions.actions != logged)
         if rows.size:
             some_masks = None if masks is None else masks[rows]
-            chances = probabilities(coefficients[rows], some_masks, self.reference, logged[rows])
-            propensities[rows] = np.maximum(chances, decision.smallest_propensity)
-        return _Computed(coefficients, indices, masks, decisions, propensities)
+            some = probabilities(found.beliefs[rows], some_masks, self.reference, logged[rows])
+            propensities[rows] = np.maximum(some, decision.smallest_propensity)
+        return _Computed(found, indices, masks, decisions, propensities)
 
     def _compare(self, computed: "_Computed", place: int, step: Step, problems: list[str]) -> Finding:
         """Compare what was computed with the record; `problems` are those known already."""
@@ -244,8 +248,8 @@ class VersionJudge:
         if is_same and not problems:
             return Finding(Grade.EXACT, "", action, margin, propensity)
         row = computed.row(place)
-        error = self._tolerance * float(np.abs(row.coefficients).max())
-        slack = slack_of(row.index, error)
+        error = self._tolerance * float(np.abs(row.beliefs).max())
+        slack = slack_of(row.indices, error) if self.reference.is_affine else 2.0 * error
         notes: list[str] = []
         if action == step.action:
             _note(abs(margin - step.margin) <= slack, "margin", step.margin, margin, problems, notes)
@@ -255,37 +259,36 @@ class VersionJudge:
             text = f"action: logged {step.action}, computed {action}, better by {gap:.3g}"
             (notes if is_near else problems).append(text)
         if step.propensity != propensity:
-            low, high = propensity_range(row.coefficients, row.mask, self.reference, step.action, error)
+            low, high = propensity_range(row.beliefs, row.mask, self.reference, step.action, error)
             _note(low <= step.propensity <= high, "propensity", step.propensity, propensity, problems, notes)
         grade = Grade.WITHIN_TOLERANCE if action == step.action else Grade.TIE
         return Finding(Grade.MISMATCH if problems else grade, "; ".join(problems or notes), action, margin, propensity)
 
-    def _derive_index(self, episode: tuple[str, str, str, int], segment: int) -> Float32s:
-        return derive_index(
-            self._key, StepKey(*episode, 0), segment, self.hypermodel.index_dim, self.reference.distribution
+    def _derive_indices(self, episode: tuple[str, str, str, int], segment: int) -> Float32s:
+        distribution, num_indices = self.reference.distribution, self.reference.num_drawn
+        return derive_indices(
+            self._key, StepKey(*episode, 0), segment, self.hypermodel.index_dim, distribution, num_indices
         )
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """What one step's decision was computed from: coefficients [A, M + 1], index [M], mask [A] or None."""
+    """What one step's decision was computed from: values [A], beliefs [A, W], indices [n, M], mask [A] or None."""
 
-    coefficients: Float32s
-    index: Float32s
+    values: Float32s
+    beliefs: Float32s
+    indices: Float32s
     mask: Bools | None
 
     def value(self, action: int) -> float:
-        """Return an action's value under the index; that of a forbidden one is negative infinity."""
-        if self.mask is not None and not self.mask[action]:
-            return -math.inf
-        values = decision.index_values(self.coefficients[None], self.index[None])
-        return float(values[0, action])
+        """Return what an action was worth; a forbidden one negative infinity."""
+        return float(self.values[action]) if self.mask is None or self.mask[action] else -math.inf
 
 
 class _Computed(NamedTuple):
     """A batch of decisions and what they were computed from. `propensities` are those of the logged actions."""
 
-    coefficients: Float32s
+    found: Valuations
     indices: Float32s
     masks: Bools | None
     decisions: Decisions
@@ -293,7 +296,7 @@ class _Computed(NamedTuple):
 
     def row(self, place: int) -> _Row:
         mask = None if self.masks is None else self.masks[place]
-        return _Row(self.coefficients[place], self.indices[place], mask)
+        return _Row(self.found.values[place], self.found.beliefs[place], self.indices[place], mask)
 
 
 def _note(is_near: bool, name: str, logged: float, computed: float, problems: list[str], notes: list[str]) -> None:
@@ -307,35 +310,35 @@ def _distribution_name(number: int) -> str:
     return known.get(number, f"number {number}")
 
 
-def slack_of(index: Float32s, error: float) -> float:
-    """Return how far the difference of two values under an index may be off, for coefficients off by `error`."""
-    return 2.0 * error * (1.0 + float(np.abs(index).sum(dtype=np.float64)))
+def slack_of(indices: Float32s, error: float) -> float:
+    """Return how far the difference of two values under indices may be off, for coefficients off by `error`."""
+    return 2.0 * error * (1.0 + float(np.abs(indices).sum(axis=-1, dtype=np.float64).max()))
 
 
 def propensity_range(
-    coefficients: Float32s, mask: Bools | None, reference: Reference, action: int, error: float
+    beliefs: Float32s, mask: Bools | None, reference: Reference, action: int, error: float
 ) -> tuple[float, float]:
-    """Return the least and the greatest propensity of an action that coefficients off by at most `error` can give.
+    """Return the least and the greatest propensity of an action that answers off by at most `error` can give.
 
-    coefficients: float32 [A, M + 1]. Of two actions the closed form at the corners of what mean and loadings may be; of
-    more, the bank's indices that the action surely wins, and those that it may win.
+    beliefs: float32 [A, W]. In closed form that at the corners of what mean and loadings may be; else from the bank's
+    draws that the action surely wins, and those that it may win.
     """
     if mask is not None and not mask[action]:
         return 0.0, 0.0
-    others = np.flatnonzero(np.ones(len(coefficients), np.bool_) if mask is None else mask)
+    others = np.flatnonzero(np.ones(len(beliefs), np.bool_) if mask is None else mask)
     others = others[others != action]
     if not others.size:
         return 1.0, 1.0
-    index_dim = coefficients.shape[1] - 1
-    is_continuous = index_dim > 0 and reference.distribution in (GAUSSIAN, UNIT_SPHERE)
-    if is_continuous and others.size == 1:
-        difference = coefficients[action].astype(np.float64) - coefficients[others[0]]
+    share = 1.0 / (others.size + 1)
+    if reference.has_closed_form and others.size == 1:
+        difference = beliefs[action].astype(np.float64) - beliefs[others[0]]
         low, high = _pair_range(difference, reference.distribution, 2.0 * error)
     else:
-        low, high = _bank_range(coefficients.astype(np.float64), reference.bank, action, others, error)
-        if is_continuous:
-            size, share = len(reference.bank), 1.0 / (others.size + 1)
+        low, high = _bank_range(beliefs, reference, action, others, error)
+        if not reference.is_exact:
+            size = reference.num_draws
             low, high = ((chance * size + share) / (size + 1) for chance in (low, high))
+    low, high = ((1.0 - reference.epsilon) * chance + reference.epsilon * share for chance in (low, high))
     return low * (1.0 - _float32_step), max(high, decision.smallest_propensity) * (1.0 + _float32_step)
 
 
@@ -351,11 +354,14 @@ def _pair_range(
 
 
 def _bank_range(
-    coefficients: NDArray[np.float64], bank: Float32s, action: int, others: NDArray[np.intp], error: float
+    beliefs: Float32s, reference: Reference, action: int, others: NDArray[np.intp], error: float
 ) -> tuple[float, float]:
-    values = coefficients[:, :1] + coefficients[:, 1:] @ bank.T.astype(np.float64)
+    values = bank_values(beliefs[None].astype(np.float64), None, reference, slice(0, reference.num_draws))[:, 0]
     leads = values[action] - values[others].max(axis=0)
-    slacks = 2.0 * error * (1.0 + np.abs(bank).sum(axis=1, dtype=np.float64))
+    slacks = np.full(len(leads), 2.0 * error)
+    if reference.is_affine:
+        norms = np.abs(reference.bank).sum(axis=1, dtype=np.float64)
+        slacks *= 1.0 + norms.reshape(-1, reference.num_indices).max(axis=1)
     return float((leads > slacks).mean()), float((leads >= -slacks).mean())
 
 

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from hyperact.service import decision
 from hyperact.service.audit import Finding, VersionJudge, fallback_num_actions
+from hyperact.service.hypermodel import Valuations
 from hyperact.service.lineage import Ancestor
 from hyperact.v1.decision_pb2 import Step
 from hyperact.v1.deployment_pb2 import Deployment
-from hyperact.v1.indices import GAUSSIAN, UNIT_SPHERE, Float32s
+from hyperact.v1.indices import Float32s
 from hyperact.v1.log_pb2 import LogEntry
 from hyperact.v1.probabilities import Bools, pair_probability, to_masks
 from hyperact.v1.tensors import to_array
@@ -24,9 +25,9 @@ class ActionView:
     """How an action stood.
 
     Attributes:
-        mean, deviation: of its value, over all indices; NaN for the fallback.
-        value: under the index used; NaN for the fallback.
-        probability: over all indices; 0 if forbidden.
+        mean, deviation: of its value under one index, over all indices; NaN for the fallback.
+        value: under the index used, or what the acting rule makes of several; NaN for the fallback.
+        probability: that it is chosen, over all indices; 0 if forbidden.
     """
 
     action: int
@@ -65,7 +66,7 @@ class Explanation:
 
     Attributes:
         actions: by number; empty if the decision cannot be computed again.
-        index: float32 [M]; empty for the fallback.
+        index: float32 [n, M], one but for rules that value actions under several; empty for the fallback.
         duel: None without a second allowed action.
         lineage: the version, what it continues, and so on.
         deployment: the ledger's entry; None if it has none.
@@ -109,11 +110,11 @@ def explain(
     if not step.version:
         actions = _uniform_views(step)
     elif judge is not None and finding.action is not None:
-        index = judge.index_of(step)
-        coefficients = judge.hypermodel.coefficients(observation[None])
+        index = judge.indices_of(step)
+        found = judge.hypermodel.ask(observation[None], index[None])
         masks = to_masks([step.action_mask], judge.hypermodel.num_actions)
-        actions = _views(judge, coefficients, index, masks)
-        duel = _duel(judge, coefficients[0], actions, step.action)
+        actions = _views(judge, found, masks)
+        duel = _duel(judge, found.beliefs[0], actions, step.action)
     return Explanation(entry, finding, observation, actions, index, duel, lineage, deployment)
 
 
@@ -127,21 +128,21 @@ def _uniform_views(step: Step) -> list[ActionView]:
     ]
 
 
-def _views(judge: VersionJudge, coefficients: Float32s, index: Float32s, masks: Bools | None) -> list[ActionView]:
-    found = decision.posteriors(coefficients, masks, judge.reference)
-    values = decision.index_values(coefficients, index[None])[0]
+def _views(judge: VersionJudge, valuations: Valuations, masks: Bools | None) -> list[ActionView]:
+    found = decision.posteriors(valuations.beliefs, masks, judge.reference)
+    values = valuations.values[0]
     allowed = np.ones(len(values), np.bool_) if masks is None else masks[0]
     columns = (found.means[0], found.standard_deviations[0], values, found.probabilities[0], allowed)
     return [ActionView(action, *row) for action, row in enumerate(zip(*(c.tolist() for c in columns), strict=True))]
 
 
-def _duel(judge: VersionJudge, coefficients: Float32s, actions: Sequence[ActionView], chosen: int) -> Duel | None:
+def _duel(judge: VersionJudge, beliefs: Float32s, actions: Sequence[ActionView], chosen: int) -> Duel | None:
     """Return how the chosen action stood against the best other one under the index used."""
     others = [view for view in actions if view.is_allowed and view.action != chosen]
     if not others:
         return None
     best = max(others, key=lambda view: view.value)
-    difference = (coefficients[chosen] - coefficients[best.action])[None, None]
+    difference = (beliefs[chosen] - beliefs[best.action])[None, None]
     spread = decision.posteriors(difference, None, judge.reference)
     return Duel(
         other=best.action,
@@ -153,11 +154,11 @@ def _duel(judge: VersionJudge, coefficients: Float32s, actions: Sequence[ActionV
 
 
 def _duel_probability(judge: VersionJudge, difference: Float32s) -> float:
-    """Return P(dm + dv · z > 0), a tie counting half."""
-    distribution, bank = judge.reference
-    if len(difference) > 1 and distribution in (GAUSSIAN, UNIT_SPHERE):
+    """Return P(the difference of two values under one index > 0), a tie counting half."""
+    reference = judge.reference
+    if reference.has_closed_form:
         wide = difference.astype(np.float64)
         norm = np.sqrt((wide[1:] ** 2).sum(keepdims=True))
-        return float(pair_probability(wide[:1], norm, len(wide) - 1, distribution)[0])
-    leads = difference[0] + bank @ difference[1:]
+        return float(pair_probability(wide[:1], norm, len(wide) - 1, reference.distribution)[0])
+    leads = difference[0] + reference.bank @ difference[1:] if reference.is_affine else difference
     return float((leads > 0).mean() + 0.5 * (leads == 0).mean())

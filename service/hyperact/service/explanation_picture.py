@@ -159,7 +159,7 @@ def _draw_lines(figure: Any, lines: Sequence[str], height_inches: float) -> None
 
 
 def _draw_index(figure: Any, explanation: Explanation) -> None:
-    index, step = explanation.index, explanation.step
+    index, step = explanation.index.ravel(), explanation.step
     if not index.size:
         figure.text(0.5, 0.5, "no index", ha="center", va="center", fontsize=9, color="0.4")
         return

@@ -97,15 +97,17 @@ def closeness_lines(explanation: Explanation) -> list[str]:
 
 
 def index_line(explanation: Explanation) -> str:
-    """Return the index, or its beginning."""
+    """Return the index, or the indices of a rule that takes several, or their beginning."""
     step, index = explanation.step, explanation.index
     if not index.size:
         return "no index" if explanation.actions else "the index was not computed"
     name = ReferenceDistribution.Name(step.reference_distribution).removeprefix("REFERENCE_DISTRIBUTION_").lower()
-    numbers = " ".join(f"{value:.3f}" for value in index[:max_numbers_shown])
+    num_indices, index_dim = index.shape
+    numbers = " ".join(f"{value:.3f}" for value in index.ravel()[:max_numbers_shown])
     more = f" … ({index.size - max_numbers_shown} more)" if index.size > max_numbers_shown else ""
+    what = "index" if num_indices == 1 else f"{num_indices} indices"
     where = f"episode {step.step_id.episode}, segment {step.segment}"
-    return f"index of {where}, {name.replace('_', ' ')}, {index.size} numbers: {numbers}{more}"
+    return f"{what} of {where}, {name.replace('_', ' ')}, {index_dim} numbers: {numbers}{more}"
 
 
 def percent(probability: float) -> str:

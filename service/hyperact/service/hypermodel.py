@@ -4,46 +4,62 @@ The rules:
 
 1. Nothing of a version is trusted: size, digest, manifest and graph are checked before the graph runs.
 2. A hypermodel is complete when `load` returns and proven when `warm_up` returns; both block and belong off the loop.
-3. After that it only computes: `coefficients` keeps no state, and any number of threads may call it.
+3. After that it only computes: `ask` keeps no state, and any number of threads may call it.
 """
 
 import hashlib
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from hyperact.service import decision
 from hyperact.service.errors import VersionRefusedError
 from hyperact.service.onnx_files import has_external_data
 from hyperact.v1 import manifests
 from hyperact.v1.errors import FieldError
-from hyperact.v1.indices import Float32s, index_bank
-from hyperact.v1.model_pb2 import GraphKind, Manifest
+from hyperact.v1.indices import Float32s
+from hyperact.v1.model_pb2 import GraphKind, Manifest, ModelSpec
+from hyperact.v1.probabilities import combine, logged_reference
 from hyperact.v1.tensors import TensorChecker
 
 max_manifest_bytes = 16 << 20
-_input, _output = "observations", "coefficients"
+_max_indices_at_once = 1 << 15  # of all rows of a call, so that what a head makes of them stays in cache and memory
 _onnx_name_of_dtype = {"float32": "float", "float64": "double"}
 
 
-class Hypermodel:
-    """Turns observations into coefficients, from which any index gives action values.
+class Valuations(NamedTuple):
+    """What a version says of a batch.
 
-        q(o, a, z) = c(o)[a, 0] + c(o)[a, 1:] · z
+    Attributes:
+        values: float32 [B, A], what each action is worth under the row's own indices.
+        beliefs: float32 [B, A, W], over all indices: coefficients, or values under the bank (`Reference.is_affine`).
+    """
 
-    Letters: B observations, A num_actions, M index_dim, z the index.
+    values: Float32s
+    beliefs: Float32s
+
+
+class Hypermodel(ABC):
+    """Turns observations and indices into what the actions are worth.
+
+    Letters: B observations, A num_actions, M index_dim, n num_indices of the acting rule, L the bank's draws, W the
+    width of beliefs.
 
     Shapes:
         observations: the spec's dtype [B, *observation_shape]
-        coefficients: float32 [B, A, M + 1]
+        indices:      float32 [B, n, M]
 
     Invariant: the row of one observation does not depend on the other rows.
 
     Attributes:
         digest: what steps name the version by, whatever its number in the registry.
+        reference: how the version acts, and the bank that its propensities are counted over.
+        ports: what its graph takes and answers.
     """
 
     def __init__(self, manifest: Manifest, digest: bytes, session: onnxruntime.InferenceSession) -> None:
@@ -53,18 +69,18 @@ class Hypermodel:
         self.checker = TensorChecker(manifest.spec.observation)
         self.num_actions = manifest.spec.action.discrete.num_actions
         self.index_dim = manifest.spec.index_dim
-        self.bank = index_bank(self.index_dim, manifest.spec.reference_distribution)
+        self.reference = logged_reference(manifest)
+        self.ports = self.ports_of(manifest.spec)
         self._session = session
 
-    @classmethod
+    @staticmethod
     def load(
-        cls,
         directory: Path,
         *,
         model: str,
         max_onnx_bytes: int,
         providers: Sequence[str] = ("CPUExecutionProvider",),
-    ) -> Self:
+    ) -> "Hypermodel":
         """Read and check a version's directory; VersionRefusedError says why it cannot be served.
 
         `model` is the name that the version is registered under; a version made for another one is refused.
@@ -72,17 +88,26 @@ class Hypermodel:
         manifest, digest = _read_manifest(directory / manifests.file_name)
         if manifest.model != model:
             raise VersionRefusedError("WRONG_MODEL", f"made for model {manifest.model!r}, registered as {model!r}")
-        if manifest.graph_kind != GraphKind.GRAPH_KIND_COEFFICIENTS:
-            raise VersionRefusedError("WRONG_SPEC", "only graphs that answer coefficients are served")
         content = _read_onnx(directory / manifest.onnx_file, manifest.onnx_sha256, max_onnx_bytes)
         session = _open_session(content, providers)
-        _check_graph(session, manifest)
-        return cls(manifest, digest, session)
+        is_indexed = manifest.graph_kind == GraphKind.GRAPH_KIND_INDEXED
+        made: Hypermodel = (IndexedHypermodel if is_indexed else CoefficientHypermodel)(manifest, digest, session)
+        _check_graph(session, made.ports)
+        return made
 
-    def coefficients(self, observations: NDArray[Any]) -> Float32s:
-        """Return float32 [B, A, M + 1] for observations [B, *observation_shape] of the spec's dtype."""
-        result: Float32s = self._session.run([_output], {_input: observations})[0]
-        return result
+    @abstractmethod
+    def ask(self, observations: NDArray[Any], indices: Float32s) -> Valuations:
+        """Return what the actions are worth."""
+
+    @staticmethod
+    @abstractmethod
+    def ports_of(spec: ModelSpec) -> "Ports":
+        """Return what a graph of this kind must take and answer."""
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> Float32s:
+        """Return the graph's one output for its inputs by name."""
+        answer: Float32s = self._session.run([self.ports.output.name], dict(inputs))[0]
+        return answer
 
     def warm_up(self, batch_sizes: Sequence[int]) -> None:
         """Run once per batch size; VersionRefusedError BAD_OUTPUT if an answer has a wrong shape or is not finite."""
@@ -90,17 +115,81 @@ class Hypermodel:
         low = spec.minimum if spec.HasField("minimum") else 0.0
         for batch_size in batch_sizes:
             observations = np.full((batch_size, *self.checker.shape), low).astype(self.checker.dtype)
+            indices = np.resize(self.reference.bank, (batch_size, self.reference.num_indices, self.index_dim))
             try:
-                answer = self.coefficients(observations)
+                answers = self.ask(observations, indices)
+            except VersionRefusedError:
+                raise
             except Exception as error:  # the runtime raises classes of its own making
                 raise VersionRefusedError(
                     "BAD_OUTPUT", f"the graph fails on a batch of {batch_size}: {error}"
                 ) from error
-            expected = (batch_size, self.num_actions, self.index_dim + 1)
-            if answer.shape != expected:
-                raise VersionRefusedError("BAD_OUTPUT", f"expected coefficients {expected}, got {answer.shape}")
-            if not np.isfinite(answer).all():
-                raise VersionRefusedError("BAD_OUTPUT", "coefficients are not finite for a constant observation")
+            if not all(np.isfinite(part).all() for part in answers):
+                raise VersionRefusedError("BAD_OUTPUT", "answers are not finite for a constant observation")
+
+    def _run(self, expected: tuple[int, ...], **inputs: NDArray[Any]) -> Float32s:
+        answer = self.run(inputs)
+        if answer.shape != expected:
+            message = f"expected {self.ports.output.name} {expected}, got {answer.shape}"
+            raise VersionRefusedError("BAD_OUTPUT", message)
+        return answer
+
+
+class CoefficientHypermodel(Hypermodel):
+    """One whose graph answers coefficients, from which any index gives action values.
+
+    q(o, a, z) = c(o)[a, 0] + c(o)[a, 1:] · z        for the index z
+    """
+
+    def ask(self, observations: NDArray[Any], indices: Float32s) -> Valuations:
+        """Return the coefficients, float32 [B, A, M + 1], and the values that they give."""
+        coefficients = self.coefficients(observations)
+        if indices.shape[1] == 1:
+            return Valuations(decision.index_values(coefficients, indices[:, 0]), coefficients)
+        values = [decision.index_values(coefficients, indices[:, place]) for place in range(indices.shape[1])]
+        return Valuations(combine(np.stack(values, axis=-1), self.reference), coefficients)
+
+    def coefficients(self, observations: NDArray[Any]) -> Float32s:
+        """Return float32 [B, A, M + 1] for observations [B, *observation_shape] of the spec's dtype."""
+        expected = (len(observations), self.num_actions, self.index_dim + 1)
+        return self._run(expected, observations=observations)
+
+    @staticmethod
+    def ports_of(spec: ModelSpec) -> "Ports":
+        """Return observations in, coefficients out."""
+        return Ports(
+            _observations_port(spec), Port("coefficients", "float", (None, _num_actions(spec), spec.index_dim + 1))
+        )
+
+
+class IndexedHypermodel(Hypermodel):
+    """One whose graph takes indices too: a row's own, and with them the whole bank, in one call.
+
+    So the graph's torso runs once a row, and what depends on the index 1 + L times (n + n L with several indices).
+    """
+
+    def ask(self, observations: NDArray[Any], indices: Float32s) -> Valuations:
+        """Return the values under the rows' own indices, and under the bank's: float32 [B, A, n L]."""
+        rows_at_once = max(1, _max_indices_at_once // (len(self.reference.bank) + indices.shape[1]))
+        parts = [
+            self._ask(observations[row : row + rows_at_once], indices[row : row + rows_at_once])
+            for row in range(0, len(observations), rows_at_once)
+        ]
+        return parts[0] if len(parts) == 1 else Valuations(*map(np.concatenate, zip(*parts, strict=True)))
+
+    def _ask(self, observations: NDArray[Any], indices: Float32s) -> Valuations:
+        num_rows, num_own, index_dim = indices.shape
+        bank = np.broadcast_to(self.reference.bank, (num_rows, len(self.reference.bank), index_dim))
+        together = np.concatenate([indices, bank], axis=1)
+        expected = (num_rows, together.shape[1], self.num_actions)
+        values = self._run(expected, observations=observations, indices=together).swapaxes(1, 2)
+        return Valuations(combine(values[:, :, :num_own], self.reference), values[:, :, num_own:])
+
+    @staticmethod
+    def ports_of(spec: ModelSpec) -> "Ports":
+        """Return observations and indices in, values out."""
+        indices = Port("indices", "float", (None, None, spec.index_dim))
+        return Ports(_observations_port(spec), Port("values", "float", (None, None, _num_actions(spec))), indices)
 
 
 def _read_manifest(path: Path) -> tuple[Manifest, bytes]:
@@ -145,32 +234,55 @@ def _open_session(content: bytes, providers: Sequence[str]) -> onnxruntime.Infer
         raise VersionRefusedError("LOAD_FAILED", f"ONNX Runtime cannot load it: {error}") from error
 
 
-def _check_graph(session: onnxruntime.InferenceSession, manifest: Manifest) -> None:
-    """Compare the graph's input and output with the spec. What the graph leaves open is proven by warm-up."""
-    spec = manifest.spec
+class Port(NamedTuple):
+    """An input or output of a graph. In `shape` None stands for a dimension that must be left open."""
+
+    name: str
+    element_type: str
+    shape: tuple[int | None, ...]
+
+
+class Ports:
+    """What a graph must take and answer."""
+
+    def __init__(self, observations: Port, output: Port, *more_inputs: Port) -> None:
+        self.inputs = (observations, *more_inputs)
+        self.output = output
+
+
+def _num_actions(spec: ModelSpec) -> int:
+    return spec.action.discrete.num_actions
+
+
+def _observations_port(spec: ModelSpec) -> Port:
     dtype = TensorChecker(spec.observation).dtype.name
-    element_type = f"tensor({_onnx_name_of_dtype.get(dtype, dtype)})"
-    shape = list(spec.observation.shape)
-    _check_ports("input", session.get_inputs(), _input, element_type, shape)
-    coefficients = [spec.action.discrete.num_actions, spec.index_dim + 1]
-    _check_ports("output", session.get_outputs(), _output, "tensor(float)", coefficients)
+    return Port("observations", _onnx_name_of_dtype.get(dtype, dtype), (None, *spec.observation.shape))
 
 
-def _check_ports(side: str, ports: Sequence[Any], name: str, element_type: str, shape: list[int]) -> None:
-    if [port.name for port in ports] != [name]:
-        raise VersionRefusedError("WRONG_SPEC", f"expected one {side} {name!r}, got {[port.name for port in ports]}")
-    port = ports[0]
-    if port.type != element_type:
-        raise VersionRefusedError("WRONG_SPEC", f"expected {side} {name} of {element_type}, got {port.type}")
-    is_batch_fixed = not port.shape or isinstance(port.shape[0], int)
-    is_rank_wrong = len(port.shape) != len(shape) + 1
-    if (
-        is_batch_fixed
-        or is_rank_wrong
-        or any(
-            isinstance(found, int) and found != expected for found, expected in zip(port.shape[1:], shape, strict=True)
-        )
-    ):
+def _check_graph(session: onnxruntime.InferenceSession, ports: Ports) -> None:
+    """Compare the graph's ports with those that it should have. What it leaves open is proven by warm-up."""
+    _check_ports("input", session.get_inputs(), ports.inputs)
+    _check_ports("output", session.get_outputs(), (ports.output,))
+
+
+def _check_ports(side: str, found: Sequence[Any], expected: Sequence[Port]) -> None:
+    by_name = {port.name: port for port in found}
+    names = [port.name for port in expected]
+    if sorted(by_name) != sorted(names):
+        raise VersionRefusedError("WRONG_SPEC", f"expected the {side}s {names}, got {list(by_name)}")
+    for port in expected:
+        _check_port(side, by_name[port.name], port)
+
+
+def _check_port(side: str, found: Any, expected: Port) -> None:
+    if found.type != f"tensor({expected.element_type})":
         raise VersionRefusedError(
-            "WRONG_SPEC", f"expected {side} {name} of shape {['batch', *shape]}, got {port.shape}"
+            "WRONG_SPEC", f"expected {side} {expected.name} of tensor({expected.element_type}), got {found.type}"
         )
+    shape = list(found.shape or ())
+    fits = len(shape) == len(expected.shape) and all(
+        not isinstance(size, int) or size == wanted for size, wanted in zip(shape, expected.shape, strict=True)
+    )
+    if not fits:
+        wanted = [size if size is not None else "any" for size in expected.shape]
+        raise VersionRefusedError("WRONG_SPEC", f"expected {side} {expected.name} of shape {wanted}, got {shape}")

@@ -1,4 +1,5 @@
-"""The Open Inference Protocol over gRPC: generic clients ask a loaded version for its coefficients.
+"""The Open Inference Protocol over gRPC: generic clients ask a loaded version for its coefficients, or an indexed graph
+for its values under indices of theirs.
 
 Nothing is decided and nothing is logged, so nobody learns from it. A graph is run in a thread, one at a time: a generic
 client waits for another one and no agent waits for either.
@@ -36,7 +37,6 @@ from hyperact.service.versions import Versions
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 platform = "onnxruntime_onnx"
-_input, _output = "observations", "coefficients"
 
 
 class InferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
@@ -95,17 +95,18 @@ class InferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
         try:
             loaded = self._find(request.model_name, request.model_version)
             inputs = read_inputs(request, _describe(loaded.hypermodel).inputs, self._max_rows)
-            _check_outputs(request)
+            output = loaded.hypermodel.ports.output.name
+            _check_outputs(request, output)
             try:
                 async with self._turn:
-                    coefficients = await asyncio.to_thread(loaded.hypermodel.coefficients, inputs[_input])
+                    answer = await asyncio.to_thread(loaded.hypermodel.run, inputs)
             except Exception as error:  # the runtime raises classes of its own making
                 message = f"version {loaded.version} failed on these observations: {error}"
                 raise UnavailableError(message, reason="BAD_OUTPUT") from error
         except DecisionError as error:
             await abort(context, error)
         response = ModelInferResponse(model_name=request.model_name, model_version=loaded.version, id=request.id)
-        add_output(response, _output, coefficients)
+        add_output(response, output, answer)
         return response
 
     def _find(self, model: str, version: str) -> LoadedVersion:
@@ -126,15 +127,16 @@ class InferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
 
 
 def _describe(hypermodel: Hypermodel) -> ModelMetadataResponse:
-    checker = hypermodel.checker
-    coefficients = (hypermodel.num_actions, hypermodel.index_dim + 1)
-    return ModelMetadataResponse(
-        inputs=[to_metadata(_input, checker.dtype, checker.shape)],
-        outputs=[to_metadata(_output, np.dtype(np.float32), coefficients)],
-    )
+    ports, dtype = hypermodel.ports, hypermodel.checker.dtype
+    dtypes = {"observations": dtype}
+    described = [
+        to_metadata(port.name, dtypes.get(port.name, np.dtype(np.float32)), [size or -1 for size in port.shape[1:]])
+        for port in (*ports.inputs, ports.output)
+    ]
+    return ModelMetadataResponse(inputs=described[:-1], outputs=described[-1:])
 
 
-def _check_outputs(request: ModelInferRequest) -> None:
-    wrong = [one.name[:80] for one in request.outputs if one.name != _output]
+def _check_outputs(request: ModelInferRequest, output: str) -> None:
+    wrong = [one.name[:80] for one in request.outputs if one.name != output]
     if wrong:
-        raise InvalidRequestError(f"outputs: expected {_output!r}, got {wrong}", field="outputs")
+        raise InvalidRequestError(f"outputs: expected {output!r}, got {wrong}", field="outputs")

@@ -35,7 +35,7 @@ def datatype_of(dtype: np.dtype[Any]) -> str:
 
 
 def to_metadata(name: str, dtype: np.dtype[Any], shape: Sequence[int]) -> ModelMetadataResponse.TensorMetadata:
-    """Return the description of an input or output; `shape` is one row's, the batch may have any length."""
+    """Return the description of an input or output; `shape` is one row's, with -1 for any length, as the batch has."""
     return ModelMetadataResponse.TensorMetadata(name=name, datatype=datatype_of(dtype), shape=[-1, *shape])
 
 
@@ -81,7 +81,8 @@ def _read_input(
         message = f"{field}.datatype: expected {spec.datatype}, got {given.datatype[:80]!r}"
         raise InvalidRequestError(message, reason="WRONG_DTYPE", field=f"{field}.datatype")
     row_shape, shape = list(spec.shape[1:]), list(given.shape)
-    if len(shape) != len(row_shape) + 1 or shape[1:] != row_shape or shape[0] < 1:
+    fits = [size in (-1, found) for size, found in zip(row_shape, shape[1:], strict=False)]
+    if len(shape) != len(row_shape) + 1 or not all(fits) or min(shape) < 1:
         message = f"{field}.shape: expected [rows, {', '.join(map(str, row_shape))}], got {shape[:8]}"
         raise InvalidRequestError(message, reason="WRONG_SHAPE", field=f"{field}.shape")
     dtype = np.dtype(spec.datatype.lower().replace("fp", "float")).newbyteorder("<")

@@ -3,7 +3,7 @@
 A lane is pure but for its model call: rows and their tie breaks in, one `Decided` per row out.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperact.service import decision
+from hyperact.service.chances import Chances
 from hyperact.service.errors import DecisionError, UnavailableError
-from hyperact.service.hypermodel import Hypermodel
+from hyperact.service.hypermodel import Hypermodel, Valuations
 from hyperact.service.rhythm import Rhythm, make_rhythm
 from hyperact.v1.decision_pb2 import Posterior
-from hyperact.v1.indices import Float32s, derive_tie_break, derive_uniform_action
+from hyperact.v1.indices import Float32s, derive_uniform_action
 from hyperact.v1.model_pb2 import ReferenceDistribution
 from hyperact.v1.probabilities import Bools, Reference, to_masks
 from hyperact.v1.steps import StepKey
@@ -28,7 +29,7 @@ class Question(Protocol):
     step: StepKey
     observation: NDArray[Any]
     action_mask: bytes
-    index: Float32s
+    indices: Float32s
     wants_posterior: bool
 
 
@@ -50,6 +51,7 @@ class Lane(Protocol):
     checker: TensorChecker | None
     num_actions: int
     index_dim: int
+    num_indices: int
     distribution: "ReferenceDistribution.ValueType"
 
     def decide(self, rows: Sequence[Question]) -> "list[Decided | DecisionError]":
@@ -71,6 +73,7 @@ class FallbackLane:
     version: str = ""
     digest: bytes = b""
     index_dim: int = 0
+    num_indices: int = 1
     distribution: "ReferenceDistribution.ValueType" = ReferenceDistribution.REFERENCE_DISTRIBUTION_UNSPECIFIED
 
     def decide(self, rows: Sequence[Question]) -> "list[Decided | DecisionError]":
@@ -97,6 +100,7 @@ class VersionLane:
     checker: TensorChecker | None = field(init=False)
     num_actions: int = field(init=False)
     index_dim: int = field(init=False)
+    num_indices: int = field(init=False)
     distribution: "ReferenceDistribution.ValueType" = field(init=False)
     _reference: Reference = field(init=False)
 
@@ -107,46 +111,51 @@ class VersionLane:
         self.checker = model.checker
         self.num_actions = model.num_actions
         self.index_dim = model.index_dim
+        self.num_indices = model.reference.num_drawn
         self.distribution = model.spec.reference_distribution
-        self._reference = Reference(self.distribution, model.bank)
+        self._reference = model.reference
 
     def decide(self, rows: Sequence[Question]) -> "list[Decided | DecisionError]":
         """Decide every row. A row that the model fails on, or answers with no finite numbers, fails alone."""
         try:
-            coefficients = self.hypermodel.coefficients(_stack([row.observation for row in rows]))
+            found = self.hypermodel.ask(
+                _stack([row.observation for row in rows]), _stack([row.indices for row in rows])
+            )
         except Exception as error:  # noqa: BLE001 - the runtime raises classes of its own making
             if len(rows) > 1:
                 return [self.decide([row])[0] for row in rows]
             return [self._failure(f"the model call failed: {error}")]
-        if np.isfinite(coefficients).all():
-            return list(self._decide(rows, coefficients))
-        good = [place for place in range(len(rows)) if np.isfinite(coefficients[place]).all()]
+        if all(np.isfinite(part).all() for part in found):
+            return list(self._decide(rows, found))
+        good = [place for place in range(len(rows)) if all(np.isfinite(part[place]).all() for part in found)]
         results: list[Decided | DecisionError] = [self._failure("its answer is not finite") for _ in rows]
         if good:
-            for place, decided in zip(good, self._decide([rows[row] for row in good], coefficients[good]), strict=True):
+            some = Valuations(*(part[good] for part in found))
+            for place, decided in zip(good, self._decide([rows[row] for row in good], some), strict=True):
                 results[place] = decided
         return results
 
-    def _decide(self, rows: Sequence[Question], coefficients: Float32s) -> list[Decided]:
+    def _decide(self, rows: Sequence[Question], found: Valuations) -> list[Decided]:
         masks = to_masks([row.action_mask for row in rows], self.num_actions)
-        indices = _stack([row.index for row in rows])
-        tie_break: Callable[[int], float] = lambda row: derive_tie_break(self.key, rows[row].step)  # noqa: E731
-        decisions = decision.decide(coefficients, indices, masks, self._reference, tie_break)
-        posteriors = self._posteriors(rows, coefficients, masks)
+        epsilon = self._reference.epsilon
+        chances = Chances(self.key, [row.step for row in rows], epsilon)
+        explore = chances.explore if epsilon else None
+        decisions = decision.decide(*found, masks, self._reference, chances.tie_break, explore)
+        posteriors = self._posteriors(rows, found.beliefs, masks)
         columns = (decisions.actions, decisions.margins, decisions.propensities)
         if posteriors is None:
             return list(map(Decided, *(column.tolist() for column in columns)))
         return list(map(Decided, *(column.tolist() for column in columns), posteriors))
 
     def _posteriors(
-        self, rows: Sequence[Question], coefficients: Float32s, masks: Bools | None
+        self, rows: Sequence[Question], beliefs: Float32s, masks: Bools | None
     ) -> list[Posterior | None] | None:
         """Return the posterior of each row that wants one; None if none does."""
         wanting = [place for place, row in enumerate(rows) if row.wants_posterior]
         if not wanting:
             return None
         some_masks = None if masks is None else masks[wanting]
-        found = decision.posteriors(coefficients[wanting], some_masks, self._reference)
+        found = decision.posteriors(beliefs[wanting], some_masks, self._reference)
         messages: list[Posterior | None] = [None] * len(rows)
         for place, means, deviations, chances in zip(wanting, *found, strict=True):
             messages[place] = Posterior(means=means, standard_deviations=deviations, probabilities=chances)

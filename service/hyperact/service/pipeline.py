@@ -35,7 +35,7 @@ from hyperact.service.statuses import code_of
 from hyperact.service.step_log import StepLog
 from hyperact.service.work import Work
 from hyperact.v1.decision_pb2 import ActResponse, Position, Step
-from hyperact.v1.indices import Float32s, derive_index, index_key_id
+from hyperact.v1.indices import Float32s, derive_indices, index_key_id
 from hyperact.v1.steps import StepKey
 
 logger = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class Pipeline:
         self._metrics = metrics
         self._work = work
         self.lanes = OpenLanes(keys.index, limits.fallback_num_actions, self._make_batcher)
-        self._indices = lru_cache(maxsize=limits.max_sessions)(self._derive_index)
+        self._indices = lru_cache(maxsize=limits.max_sessions)(self._derive_indices)
         self._threads = ThreadPoolExecutor(limits.inference_threads, "inference") if limits.inference_threads else None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -145,7 +145,7 @@ class Pipeline:
         if loaded is not None:
             row.deployment = deployment or loaded.deployment
             row.segment = lane.rhythm.segment_of(row.step, row.flight.segment_before)
-            row.index = self._indices(row.step[:4], row.segment, lane.index_dim, lane.distribution)
+            row.indices = self._indices(row.step[:4], row.segment, lane.index_dim, lane.distribution, lane.num_indices)
         self._sessions.assign(row.flight, lane.version)
         active.batcher.add(row)
 
@@ -154,10 +154,8 @@ class Pipeline:
         is_known = self._limits.fallback_num_actions or row.action_mask or row.versions.serving is not None
         return self._limits.is_fallback_allowed and bool(is_known)
 
-    def _derive_index(
-        self, episode: tuple[str, str, str, int], segment: int, index_dim: int, distribution: Any
-    ) -> Float32s:
-        return derive_index(self._keys.index, StepKey(*episode, 0), segment, index_dim, distribution)
+    def _derive_indices(self, episode: tuple[str, str, str, int], segment: int, *draw: Any) -> Float32s:
+        return derive_indices(self._keys.index, StepKey(*episode, 0), segment, *draw)
 
     # From the batch to the answers.
 

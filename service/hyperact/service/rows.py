@@ -19,8 +19,8 @@ from hyperact.v1.tensors import TensorChecker
 Answer = ActResponse | DecisionError
 
 
-def _no_index() -> Float32s:
-    return np.empty(0, np.float32)
+def _no_indices() -> Float32s:
+    return np.empty((1, 0), np.float32)
 
 
 class Answers:
@@ -69,7 +69,7 @@ class Row:
     begun: float
     waiting: list[tuple[Answers, int]]
     versions: ModelVersions
-    index: Float32s = field(default_factory=_no_index)
+    indices: Float32s = field(default_factory=_no_indices)
     lane: Lane | None = None
     deployment: int = 0
     segment: int = 0

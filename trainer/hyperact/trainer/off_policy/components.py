@@ -1,17 +1,18 @@
 """A version's policy as an equally weighted mixture of components, for what is fitted and not weighed. Pure.
 
 A policy that holds its index is no function of the observation: given the index it is. So its value is the mean over
-indices of the values of policies that are, and those can be fitted: one component for each of the bank's first K
-indices. A policy that draws an index at every step is one component, the distribution over actions itself.
+indices of the values of policies that are, and those can be fitted: one component for each of the bank's first K draws
+of an index (of several, if its rule values actions under so many). A policy that draws at every step is one component,
+the distribution over actions itself.
 
-Letters: U situations, K components, A num_actions, M index_dim.
+Letters: U situations, K components, A num_actions, W width of a graph's answer.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from hyperact.v1.indices import GAUSSIAN, UNIT_SPHERE, Float32s, index_bank
+from hyperact.v1.indices import Float32s
 from hyperact.v1.model_pb2 import AgentKind, IndexSchedule, ModelSpec
 from hyperact.v1.probabilities import Bools, Reference, each_probability, each_win_share
 
@@ -29,17 +30,15 @@ class Components:
     persistence: float
 
 
-def make_components(coefficients: Float32s, masks: Bools | None, spec: ModelSpec, max_components: int) -> Components:
-    """Return the components of a version's policy, from its coefficients [U, A, M + 1]; exact banks are whole."""
+def make_components(
+    coefficients: Float32s, masks: Bools | None, spec: ModelSpec, reference: Reference, max_components: int
+) -> Components:
+    """Return the components of a version's policy, from what its graph answers [U, A, W]; exact banks are whole."""
     persistence = index_persistence(spec)
-    bank = index_bank(spec.index_dim, spec.reference_distribution)
     if persistence == 0.0:
-        reference = Reference(spec.reference_distribution, bank)
         chances = each_probability(coefficients, masks, reference)[:, np.newaxis]
         return Components(chances.astype(np.float32), persistence)
-    if spec.reference_distribution in (GAUSSIAN, UNIT_SPHERE):
-        bank = bank[:max_components]
-    return Components(each_win_share(coefficients, masks, bank), persistence)
+    return Components(each_win_share(coefficients, masks, reference.first(max_components)), persistence)
 
 
 def index_persistence(spec: ModelSpec) -> float:

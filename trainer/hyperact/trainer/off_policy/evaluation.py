@@ -103,7 +103,7 @@ def evaluate(episodes: Sequence[Episode], target: Policy, policies: Policies, op
         num_components = min(
             options.max_components, max(num_components, affordable // options.num_groups * options.num_groups)
         )
-    components = make_components(coefficients, situations.masks, target.spec, num_components)
+    components = make_components(coefficients, situations.masks, target.spec, target.reference, num_components)
     fitted = controls.fit(weighed, steps, actions[kept], situations, components, target.spec, options.fit)
     return _conclude(target, steps, weighed, fitted, options)
 
