@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from hyperact.trainer.n_step import NStepTransition
-from hyperact.trainer.replay import Observations, Replay
+from hyperact.trainer.observations import Observations
+from hyperact.trainer.replay import Replay
 from hyperact.v1.indices import Float32s, derive_perturbation
 from toy_trainer import key, n_step_transition
 from toys import toy_spec

@@ -15,7 +15,7 @@ from hyperact.trainer.curves import Curves
 from hyperact.trainer.environments import make_environment, spec_of
 from hyperact.trainer.learner import Learner, UpdateStatistics
 from hyperact.trainer.loop import episode_returns, run_loop
-from hyperact.trainer.replay import Observations
+from hyperact.trainer.observations import Observations
 from hyperact.trainer.train import evaluation_returns, is_solved, train
 from hyperact.v1.indices import Float32s
 from hyperact.v1.model_pb2 import IndexSchedule

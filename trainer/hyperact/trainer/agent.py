@@ -12,7 +12,7 @@ import torch
 
 from hyperact.trainer.config import EpsilonConfig, OptimismConfig
 from hyperact.trainer.losses import optimistic_values
-from hyperact.trainer.replay import Observations
+from hyperact.trainer.observations import Observations
 from hyperact.v1.indices import (
     Float32s,
     derive_index,

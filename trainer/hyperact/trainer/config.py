@@ -127,6 +127,11 @@ class LearnerConfig(BaseModel):
         default=1.0, gt=0, le=1, description="The chance that a member of an ensemble learns from a transition."
     )
     replay_capacity: int = Field(default=200_000, gt=0, description="Transitions kept; the oldest leave first.")
+    num_stacked_frames: int = Field(
+        default=1,
+        gt=0,
+        description="Frames that an observation stacks on its first axis; the replay buffer stores each once.",
+    )
     replay_ratio: float = Field(
         default=4.0,
         gt=0,
@@ -164,6 +169,7 @@ atari = LearnerConfig(
     num_td_steps=5,
     perturbation_scale=0.01,
     replay_capacity=100_000,
+    num_stacked_frames=4,
     # The papers' one update per step: on frames an update costs a hundred times one on a small grid.
     replay_ratio=1.0,
     min_replay_size=2_000,

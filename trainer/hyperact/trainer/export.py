@@ -19,7 +19,7 @@ import onnx
 import torch
 
 from hyperact.trainer.hypermodel import Hypermodel
-from hyperact.trainer.replay import Observations
+from hyperact.trainer.observations import Observations
 from hyperact.v1 import manifests
 from hyperact.v1.indices import Float32s
 from hyperact.v1.model_pb2 import GraphKind, LogRange, Manifest, ModelSpec

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from hyperact.trainer.config import LearnerConfig
 from hyperact.trainer.hypermodel import Hypermodel
-from hyperact.trainer.replay import Observations, Replay
+from hyperact.trainer.observations import Observations
+from hyperact.trainer.replay import Replay
 from hyperact.trainer.td_loss import Answers, Draws, TdLoss, Transitions
 from hyperact.v1.indices import Float32s
 from hyperact.v1.model_pb2 import ModelSpec
@@ -66,6 +67,7 @@ class Learner:
             self.spec,
             self.config.replay_capacity,
             self.prior_answers,
+            num_stacked=self.config.num_stacked_frames,
             prior_shape=self.prior_answers(nothing).shape[1:],
             has_gaussian_perturbations=self.config.perturbation == "gaussian",
             mask_probability=self.config.mask_probability,

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from hyperact.trainer.environments import Environment
-from hyperact.trainer.replay import Observations
+from hyperact.trainer.observations import Observations
 from hyperact.v1.steps import StepKey
 from hyperact.v1.transitions import Transition
 

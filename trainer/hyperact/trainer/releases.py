@@ -15,7 +15,7 @@ import numpy as np
 from hyperact.trainer.export import Lineage, OnnxGraph, ParityError, golden_observations, write_version
 from hyperact.trainer.gates import Evidence, GateLimits, PolicyChange, Verdict, compare_policies, judge
 from hyperact.trainer.learner import Learner
-from hyperact.trainer.replay import Observations
+from hyperact.trainer.observations import Observations
 from hyperact.trainer.tracking import (
     Candidate,
     ServingVersion,

@@ -3,30 +3,30 @@
 The rules:
 
 1. Observations lie in a ring of their own. Consecutive transitions of an episode share theirs: the next observation of
-   one is the observation of a later one, stored once.
+   one is the observation of a later one, stored once. Consecutive stacks of frames share their frames.
 2. What the prior says without the index (its coefficients, where it is affine) is computed once per observation, when
    it is stored, in batches; updates never run that part of it.
-3. A transition may use observations that were stored up to `_window` observations before it, so it is good until the
-   ring has moved on by the ring's size less the window. The oldest transitions leave first.
+3. A transition may use what was stored up to `_window` slots before it, so it is good until the ring has moved on by
+   the ring's size less the window. The oldest transitions leave first.
 4. What is stored depends on the transitions and on how they were grouped into calls, and on nothing else. Perturbation
    and mask are functions of the transition's step id, fixed when it is stored.
+5. `get_state` and `set_state` round-trip what can be drawn; what comes after shares no observation with it.
 
 Letters: B batch size, A num_actions, M index_dim.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hyperact.trainer.n_step import NStepTransition
+from hyperact.trainer.observations import ObservationRing, Observations
 from hyperact.v1.indices import GAUSSIAN, UNIT_SPHERE, Float32s, derive_mask, derive_perturbation
 from hyperact.v1.model_pb2 import ModelSpec
-from hyperact.v1.tensors import numpy_dtype
 
-Observations = NDArray[Any]
 Prior = Callable[[Observations], Float32s]
 
 # Transitions are stored in chunks of this size, so that the prior's batches are of one size wherever they come from.
@@ -59,6 +59,7 @@ class Replay:
         capacity: int,
         prior: Prior,
         *,
+        num_stacked: int = 1,
         prior_shape: tuple[int, ...] | None = None,
         has_gaussian_perturbations: bool = False,
         mask_probability: float = 1.0,
@@ -69,6 +70,7 @@ class Replay:
             spec: the model's.
             capacity: transitions.
             prior: maps observations [N, *shape] to float32 [N, *prior_shape].
+            num_stacked: how many frames an observation stacks on its first axis, to store each once; 1: it is no stack.
             prior_shape: None: that of coefficients, [A, M + 1].
             has_gaussian_perturbations: standard normal ones, else on the unit sphere.
             mask_probability: the chance that a member of an ensemble learns from a transition.
@@ -80,14 +82,13 @@ class Replay:
         self._num_actions = num_actions
         self._index_dim = index_dim
         self._capacity = capacity
-        self._window = max(chunk_size, capacity // 8)
-        self._ring = capacity + self._window + 2 * chunk_size
-        shape = tuple(spec.observation.shape)
-        # Zeros take memory only when they are written.
-        self._observations: Observations = np.zeros((self._ring, *shape), numpy_dtype(spec.observation.dtype))
+        self._window = max(chunk_size, capacity // 8, 8 * num_stacked)
+        self._ring = capacity + self._window + 2 * chunk_size * num_stacked
+        self._observations = ObservationRing(spec, self._ring, self._window, num_stacked)
+        # By the numbers of observations. Zeros take memory only when they are written.
         self._prior_answers = np.zeros((self._ring, *(prior_shape or (num_actions, index_dim + 1))), np.float32)
         self._places: OrderedDict[_PlaceKey, int] = OrderedDict()
-        self._num_observations = 0
+        self._unasked: list[int] = []
 
         self._observation_of = np.zeros(capacity, np.int64)
         self._next_observation_of = np.zeros(capacity, np.int64)
@@ -113,33 +114,72 @@ class Replay:
     def add(self, transitions: Sequence[NStepTransition]) -> None:
         """Store transitions; the oldest make room."""
         for start in range(0, len(transitions), chunk_size):
-            first_new = self._num_observations
             for transition in transitions[start : start + chunk_size]:
                 self._add_one(transition)
-            self._ask_prior(first_new)
+            self._ask_prior()
 
     def sample(self, rng: np.random.Generator, batch_size: int) -> Batch:
         """Draw a batch. ValueError if there is nothing to draw."""
         rows = rng.integers(self._begin, self._end, size=batch_size) % self._capacity
-        slots = self._observation_of[rows] % self._ring
-        next_slots = self._next_observation_of[rows] % self._ring
+        numbers, next_numbers = self._observation_of[rows], self._next_observation_of[rows]
         return Batch(
-            observations_tm1=self._observations[slots],
+            observations_tm1=self._observations.take(numbers),
             actions_tm1=self._actions[rows],
-            prior_tm1=self._prior_answers[slots],
+            prior_tm1=self._prior_answers[numbers % self._ring],
             perturbations_tm1=self._perturbations[rows],
             masks_tm1=self._masks[rows],
             rewards_t=self._rewards[rows],
             discounts_t=self._discounts[rows],
-            observations_t=self._observations[next_slots],
-            prior_t=self._prior_answers[next_slots],
+            observations_t=self._observations.take(next_numbers),
+            prior_t=self._prior_answers[next_numbers % self._ring],
             is_allowed_t=self._is_allowed[rows],
         )
 
     def recent_observations(self, number: int) -> Observations:
         """Return a copy of the newest observations that transitions begin with, oldest first: [<= number, *shape]."""
         rows = np.arange(max(self._begin, self._end - number), self._end) % self._capacity
-        return self._observations[self._observation_of[rows] % self._ring]
+        return self._observations.take(self._observation_of[rows])
+
+    @property
+    def num_bytes(self) -> int:
+        """How much memory the full buffer takes."""
+        arrays = sum(array.nbytes for array in self._transition_arrays().values())
+        return self._observations.num_bytes + self._prior_answers.nbytes + arrays
+
+    def get_state(self) -> dict[str, NDArray[Any]]:
+        """Return what can be drawn, as views on the buffer: write it before the next transition is added."""
+        used = min(self._end, self._capacity)
+        state = {f"transitions/{name}": array[:used] for name, array in self._transition_arrays().items()}
+        state |= {f"observations/{name}": array for name, array in self._observations.get_state().items()}
+        state["prior_answers"] = self._prior_answers[: min(self._observations.num_slots, self._ring)]
+        state["extent"] = np.array([self._begin, self._end], np.int64)
+        return state
+
+    def set_state(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Take on what a buffer of the same settings held."""
+        for name, array in self._transition_arrays().items():
+            values = state[f"transitions/{name}"]
+            array[: len(values)] = values
+        prefix = "observations/"
+        self._observations.set_state(
+            {name.removeprefix(prefix): array for name, array in state.items() if name.startswith(prefix)}
+        )
+        self._prior_answers[: len(state["prior_answers"])] = state["prior_answers"]
+        self._begin, self._end = (int(number) for number in state["extent"])
+        self._places.clear()
+
+    def _transition_arrays(self) -> dict[str, NDArray[Any]]:
+        return {
+            "observation_of": self._observation_of,
+            "next_observation_of": self._next_observation_of,
+            "good_until": self._good_until,
+            "actions": self._actions,
+            "rewards": self._rewards,
+            "discounts": self._discounts,
+            "perturbations": self._perturbations,
+            "masks": self._masks,
+            "is_allowed": self._is_allowed,
+        }
 
     def _add_one(self, transition: NStepTransition) -> None:
         key = transition.key
@@ -150,7 +190,7 @@ class Replay:
             next_place = (key.session, key.run, key.episode, transition.next_number)
         self._observation_of[row] = observation
         self._next_observation_of[row] = self._place(transition.next_observation, next_place)
-        self._good_until[row] = self._num_observations + self._ring - self._window
+        self._good_until[row] = self._observations.num_slots + self._ring - self._window
         self._actions[row] = transition.action
         self._rewards[row] = transition.reward
         self._discounts[row] = transition.discount
@@ -160,26 +200,33 @@ class Replay:
         self._is_allowed[row] = _mask(transition.next_action_mask, self._num_actions)
         self._end += 1
         self._begin = max(self._begin, self._end - self._capacity)
-        while self._good_until[self._begin % self._capacity] < self._num_observations:
+        while self._good_until[self._begin % self._capacity] < self._observations.num_slots:
             self._begin += 1
 
     def _place(self, observation: Observations, place: _PlaceKey | None) -> int:
         """Return the number of an observation, storing it unless it was stored lately."""
-        while self._places and next(iter(self._places.values())) < self._num_observations - self._window + 2:
+        while self._places and not self._observations.is_fresh(next(iter(self._places.values()))):
             self._places.popitem(last=False)
-        if place is not None and place in self._places:
-            return self._places[place]
-        number = self._num_observations
-        self._observations[number % self._ring] = observation
-        self._num_observations += 1
-        if place is not None:
-            self._places[place] = number
+        if place is None:
+            return self._store(observation, None)
+        known = self._places.get(place)
+        if known is not None and self._observations.is_fresh(known):
+            return known
+        number = self._store(observation, self._places.get((*place[:3], place[3] - 1)))
+        self._places[place] = number
+        self._places.move_to_end(place)
         return number
 
-    def _ask_prior(self, first: int) -> None:
-        slots = np.arange(first, self._num_observations) % self._ring
-        if len(slots):
-            self._prior_answers[slots] = self._prior(self._observations[slots])
+    def _store(self, observation: Observations, before: int | None) -> int:
+        number = self._observations.store(observation, before)
+        self._unasked.append(number)
+        return number
+
+    def _ask_prior(self) -> None:
+        if self._unasked:
+            numbers = np.array(self._unasked, np.int64)
+            self._prior_answers[numbers % self._ring] = self._prior(self._observations.take(numbers))
+            self._unasked.clear()
 
 
 def _mask(action_mask: bytes, num_actions: int) -> NDArray[np.bool_]:

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from hyperact.trainer.config import preset
 from hyperact.trainer.networks import make_torso
+from hyperact.trainer.observations import Observations
 from hyperact.trainer.off_policy.components import Components
 from hyperact.trainer.off_policy.trajectories import Float64s, Ints
-from hyperact.trainer.replay import Observations
 from hyperact.v1.indices import Float32s
 from hyperact.v1.model_pb2 import ModelSpec
 
