@@ -13,6 +13,7 @@ from hyperact.trainer.bench.deep_sea_table import make_table
 from hyperact.trainer.bench.results import Row, read_rows
 from hyperact.trainer.bench.runs import Mark
 from hyperact.trainer.bench.settings import DeepSeaSettings
+from hyperact.trainer.bench.subjects import Subject
 from hyperact.trainer.bench.summaries import published_means, summarise
 
 quick = json.dumps({"batch_size": 16, "min_replay_size": 50, "network": {"hidden_sizes": [16]}})
@@ -20,7 +21,7 @@ quick = json.dumps({"batch_size": 16, "min_replay_size": 50, "network": {"hidden
 
 def outcome(variant: str = "hyperagent", size: int = 20, seed: int = 0, episodes: float = 300.0) -> Row:
     """Return a row; one of a thousand episodes is unsolved."""
-    run = DeepSeaRun(variant, size, seed, 1000)
+    run = DeepSeaRun(Subject(variant, size, seed), 1000)
     solved = "no" if episodes == 1000 else "yes"
     found = {"variant": variant, "size": size, "seed": seed, "solved": solved, "episodes": episodes}
     rest = {"max_episodes": 1000, "seconds": 12.0, "configuration": run.configuration}
@@ -32,7 +33,7 @@ class TestDeepSeaRun:
         """The row says when, by what and how; marks are told meanwhile."""
         marks: list[Mark] = []
 
-        row = DeepSeaRun("hyperagent", 4, 0, 2000, quick, "abc").play(tmp_path / "none", marks.append)
+        row = DeepSeaRun(Subject("hyperagent", 4, 0, quick), 2000, "abc").play(tmp_path / "none", marks.append)
 
         assert set(columns) == set(row)
         assert ("yes", "abc", "0.9900") == (row["solved"], row["commit"], row["last_evaluation"])
@@ -42,26 +43,28 @@ class TestDeepSeaRun:
 
     def test_a_run_ends_at_its_cap(self, tmp_path: Path) -> None:
         """An agent that does not explore finds nothing on a sea of ten in sixty episodes."""
-        row = DeepSeaRun("ddqn_greedy", 10, 0, 60, quick).play(tmp_path / "none", lambda mark: None)
+        row = DeepSeaRun(Subject("ddqn_greedy", 10, 0, quick), 60).play(tmp_path / "none", lambda mark: None)
 
         assert ("no", 600, "") == (row["solved"], row["steps"], row["first_success"])
 
     def test_a_row_finishes_its_own_run_only(self) -> None:
         """Another seed, other settings or a higher cap for an unsolved run are runs of their own."""
-        run = DeepSeaRun("hyperagent", 20, 0, 1000)
+        run = DeepSeaRun(Subject("hyperagent", 20, 0), 1000)
 
         assert run.is_finished_by(outcome())
         assert run.is_finished_by(outcome(episodes=1000))
         assert not run.is_finished_by(outcome(seed=1))
-        assert not DeepSeaRun("hyperagent", 20, 0, 1000, '{"target_update_period": 5}').is_finished_by(outcome())
-        assert not DeepSeaRun("hyperagent", 20, 0, 2000).is_finished_by(outcome(episodes=1000))
-        assert DeepSeaRun("hyperagent", 20, 0, 2000).is_finished_by(outcome())
+        assert not DeepSeaRun(Subject("hyperagent", 20, 0, '{"target_update_period": 5}'), 1000).is_finished_by(
+            outcome()
+        )
+        assert not DeepSeaRun(Subject("hyperagent", 20, 0), 2000).is_finished_by(outcome(episodes=1000))
+        assert DeepSeaRun(Subject("hyperagent", 20, 0), 2000).is_finished_by(outcome())
 
     def test_small_seas_come_first(self) -> None:
         """A campaign that is cut short has finished something."""
         runs = make_runs(DeepSeaSettings(sizes=[30, 10], seeds=[0, 1], variants=["hyperagent", "ddqn"]))
 
-        assert [10, 10, 10, 10, 30, 30, 30, 30] == [run.size for run in runs]
+        assert [10, 10, 10, 10, 30, 30, 30, 30] == [run.subject.size for run in runs]
         assert ["hyperagent-10-0", "ddqn-10-0", "hyperagent-10-1"] == [run.label for run in runs[:3]]
 
 

@@ -17,12 +17,10 @@ from hyperact.trainer.bench.provenance import code_commit
 from hyperact.trainer.bench.runs import Mark, Values
 from hyperact.trainer.bench.sea_walk import SeaWalk
 from hyperact.trainer.bench.settings import DeepSeaSettings
-from hyperact.trainer.config import LearnerConfig, preset
+from hyperact.trainer.bench.subjects import Subject
 from hyperact.trainer.curves import Curves
-from hyperact.trainer.environments import Environment, make_environment, optimal_return, spec_of
+from hyperact.trainer.environments import Environment, optimal_return
 from hyperact.trainer.learner import Learner
-from hyperact.trainer.variants import variant_config, variant_spec
-from hyperact.v1.model_pb2 import ModelSpec
 
 columns = (
     "variant",
@@ -50,72 +48,56 @@ class DeepSeaRun:
     """A variant on a sea.
 
     Attributes:
-        variant: a name of `hyperact.trainer.variants`.
-        size: N.
-        seed: of the sea and of everything that the learner draws.
+        subject: what learns, and on which sea.
         max_episodes: the cap; an unsolved run counts as so many.
-        changes: changes to the variant's settings, as JSON.
         commit: of the code that plays.
     """
 
-    variant: str
-    size: int
-    seed: int
+    subject: Subject
     max_episodes: int
-    changes: str = "{}"
     commit: str = field(default="", compare=False)
+
+    @property
+    def seed(self) -> int:
+        """The seed."""
+        return self.subject.seed
 
     @property
     def label(self) -> str:
         """A short name."""
-        return f"{self.variant}-{self.size}-{self.seed}"
+        return self.subject.label
 
     @property
     def configuration(self) -> str:
         """What of the learner's settings is not the default, as JSON."""
-        return _in_json(self._make_config(self._make_spec()))
+        return json.dumps(self.subject.differences(), sort_keys=True, separators=(",", ":"))
 
     def is_finished_by(self, row: Mapping[str, str]) -> bool:
         """Tell whether a row is this run's outcome: the same settings, and solved or given as many episodes."""
-        same = (row["variant"], row["size"], row["seed"]) == (self.variant, str(self.size), str(self.seed))
-        if not same or row["configuration"] != self.configuration:
+        if not self.subject.is_of(row) or row["configuration"] != self.configuration:
             return False
         return row["solved"] == "yes" or int(row["max_episodes"]) >= self.max_episodes
 
     def play(self, checkpoint: Path, tell: Callable[[Mark], None]) -> Values:  # noqa: ARG002 -- it is played in minutes
         """Play, learn and evaluate until solved or until the episodes are used up."""
         begin = time.perf_counter()
-        environment, spec = self._make_environment(), self._make_spec()
-        learner = Learner(spec, self._make_config(spec), self.seed)
+        environment, learner = self.subject.make_environment(), self.subject.make_learner()
         outcome = _play(environment, learner, self, tell)
         return {
-            "variant": self.variant,
-            "size": self.size,
-            "seed": self.seed,
+            **self.subject.identity(),
             **outcome,
             "learner_steps": learner.num_learner_steps,
             "seconds": f"{time.perf_counter() - begin:.1f}",
-            "configuration": _in_json(learner.config),
+            "configuration": self.configuration,
             "commit": self.commit,
         }
-
-    def _make_spec(self) -> ModelSpec:
-        """Return the spec of the model that plays this sea."""
-        return variant_spec(self.variant, spec_of(self._make_environment()))
-
-    def _make_config(self, spec: ModelSpec) -> LearnerConfig:
-        """Return the learner's settings."""
-        return variant_config(self.variant, preset(spec)).with_overrides(json.loads(self.changes))
-
-    def _make_environment(self) -> Environment:
-        return make_environment("hyperact/DeepSea-v0", {"size": self.size, "mapping_seed": self.seed})
 
 
 def make_runs(settings: DeepSeaSettings) -> list[DeepSeaRun]:
     """Return the runs that the settings ask for, the smallest seas first."""
     commit, changes = code_commit(), json.dumps(settings.learner, sort_keys=True)
     return [
-        DeepSeaRun(variant, size, seed, settings.max_episodes, changes, commit)
+        DeepSeaRun(Subject(variant, size, seed, changes), settings.max_episodes, commit)
         for size in sorted(settings.sizes)
         for seed in settings.seeds
         for variant in settings.variants
@@ -129,7 +111,7 @@ def _play(
     best = optimal_return(environment)
     assert best is not None
     is_solved, first_success, evaluation = False, "", 0.0
-    max_steps = run.max_episodes * run.size
+    max_steps = run.max_episodes * run.subject.size
     steps = training.train(environment, learner, learner.make_replay(), Curves(), _model, run.seed)
     for progress in steps:
         if progress.episode_return is not None and progress.episode_return > 0 and not first_success:
@@ -143,13 +125,9 @@ def _play(
             break
     return {
         "solved": "yes" if is_solved else "no",
-        "episodes": f"{progress.num_steps / run.size:.1f}",
+        "episodes": f"{progress.num_steps / run.subject.size:.1f}",
         "max_episodes": run.max_episodes,
         "first_success": first_success,
         "last_evaluation": f"{evaluation:.4f}",
         "steps": progress.num_steps,
     }
-
-
-def _in_json(config: LearnerConfig) -> str:
-    return json.dumps(config.model_dump(exclude_defaults=True), sort_keys=True, separators=(",", ":"))

@@ -1,35 +1,12 @@
-"""The results of DeepSea as a table, for a terminal or for a document."""
+"""The results of DeepSea as a table."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-
-import rich.table
 
 from hyperact.trainer.bench.results import Row
 from hyperact.trainer.bench.summaries import Summary, by_setting, published_means, summarise
+from hyperact.trainer.bench.tables import Table
 
 header = ("variant", "size", "solved", "episodes, mean", "least to most", "published", "seconds a run")
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Cells under the header."""
-
-    cells: list[tuple[str, ...]]
-
-    def to_rich(self) -> rich.table.Table:
-        """Return it for a terminal."""
-        table = rich.table.Table()
-        for name in header:
-            table.add_column(name, justify="left" if name == "variant" else "right")
-        for row in self.cells:
-            table.add_row(*row)
-        return table
-
-    def to_markdown(self) -> str:
-        """Return it for a document."""
-        lines = [header, tuple("---" for _ in header), *self.cells]
-        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def make_table(rows: Sequence[Row]) -> Table:
@@ -37,7 +14,7 @@ def make_table(rows: Sequence[Row]) -> Table:
     groups = sorted(by_setting(rows).items(), key=lambda item: item[0][2])
     order = {variant: place for place, variant in enumerate(dict.fromkeys(row["variant"] for row in rows))}
     groups.sort(key=lambda item: order[item[0][0]])
-    return Table([_line(variant, size, found) for (variant, _, size), found in groups])
+    return Table(header, [_line(variant, size, found) for (variant, _, size), found in groups])
 
 
 def _line(variant: str, size: int, rows: list[Row]) -> tuple[str, ...]:

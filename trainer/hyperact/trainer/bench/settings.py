@@ -44,3 +44,18 @@ class DeepSeaSettings(BenchSettings):
     max_episodes: int = Field(
         default=10_000, gt=0, description="Episodes of a run at most; an unsolved one counts as so many."
     )
+
+
+class DeploymentsSettings(BenchSettings):
+    """Settings of `hyperact bench deployments`."""
+
+    sizes: list[int] = Field(default=[10], min_length=1, description="Sizes of the sea: 10,20,30,50.")
+    episodes_per_deployment: list[int] = Field(
+        default=[20], min_length=1, description="Episodes that each deployed version plays: 20,100,500."
+    )
+    max_deployments: int = Field(
+        default=40, gt=0, description="Deployments of a run at most; an unsolved one counts as so many."
+    )
+    learner_steps: int = Field(
+        default=0, ge=0, description="Learner steps before each deployment; 0: replay_ratio for each new transition."
+    )

@@ -1,0 +1,84 @@
+"""The deployment benchmark: batch mode on DeepSea, its table and its figure."""
+
+import json
+from pathlib import Path
+
+from hyperact.trainer.bench.deployments import DeploymentsRun, columns, make_runs
+from hyperact.trainer.bench.deployments_figure import deployments_figure
+from hyperact.trainer.bench.deployments_table import make_table
+from hyperact.trainer.bench.results import Row
+from hyperact.trainer.bench.runs import Mark
+from hyperact.trainer.bench.settings import DeploymentsSettings
+from hyperact.trainer.bench.subjects import Subject
+
+quick = json.dumps({"batch_size": 16, "network": {"hidden_sizes": [16]}})
+
+
+def outcome(seed: int = 0, batch: int = 20, deployments: int = 5, variant: str = "hyperagent") -> Row:
+    """Return a row; one of ten deployments is unsolved."""
+    run = DeploymentsRun(Subject(variant, 10, seed), batch, 10)
+    solved = "no" if deployments == 10 else "yes"
+    found = {**run.subject.identity(), "episodes_per_deployment": batch, "solved": solved, "deployments": deployments}
+    rest = {"max_deployments": 10, "configuration": run.configuration}
+    return {name: str((found | rest).get(name, "")) for name in columns}
+
+
+class TestDeploymentsRun:
+    def test_a_small_sea_is_solved_in_a_few_deployments(self, tmp_path: Path) -> None:
+        """The row counts versions, and the episodes and learner steps that they took."""
+        marks: list[Mark] = []
+
+        row = DeploymentsRun(Subject("hyperagent", 4, 0, quick), 10, 40).play(tmp_path / "none", marks.append)
+
+        needed = int(str(row["deployments"]))
+        assert set(columns) == set(row)
+        assert ("yes", "0.9900") == (row["solved"], row["last_evaluation"])
+        assert (10 * needed, 40 * needed, 160 * needed) == (row["episodes"], row["steps"], row["learner_steps"])
+        assert needed == len(marks)
+
+    def test_learner_steps_may_be_given(self, tmp_path: Path) -> None:
+        """Large batches do not need more updates each; a run ends at its cap."""
+        run = DeploymentsRun(Subject("ddqn_greedy", 10, 0, quick), 5, 2, learner_steps=7)
+
+        row = run.play(tmp_path / "none", lambda mark: None)
+
+        assert ("no", 2, 14) == (row["solved"], row["deployments"], row["learner_steps"])
+        assert '"learner_steps":7' in str(row["configuration"])
+
+    def test_a_row_finishes_its_own_run_only(self) -> None:
+        """Another batch, other learner steps or a higher cap for an unsolved run are runs of their own."""
+        subject = Subject("hyperagent", 10, 0)
+
+        assert DeploymentsRun(subject, 20, 10).is_finished_by(outcome())
+        assert DeploymentsRun(subject, 20, 30).is_finished_by(outcome())
+        assert not DeploymentsRun(subject, 50, 10).is_finished_by(outcome())
+        assert not DeploymentsRun(subject, 20, 10, learner_steps=500).is_finished_by(outcome())
+        assert not DeploymentsRun(subject, 20, 30).is_finished_by(outcome(deployments=10))
+
+    def test_small_seas_and_batches_come_first(self) -> None:
+        """A campaign that is cut short has finished something."""
+        settings = DeploymentsSettings(sizes=[20, 10], episodes_per_deployment=[100, 20], seeds=[3])
+
+        assert ["hyperagent-10-3-by-20", "hyperagent-10-3-by-100", "hyperagent-20-3-by-20"] == [
+            run.label for run in make_runs(settings)
+        ][:3]
+
+
+class TestReport:
+    def test_unsolved_runs_count_at_the_cap(self) -> None:
+        """The table says that the means are bounds then."""
+        table = make_table([outcome(0), outcome(1, deployments=10), outcome(0, batch=100, deployments=3)])
+
+        assert [
+            ("hyperagent", "10", "20", "1/2", "≥ 7.5", "5 to 10", "≥ 150"),
+            ("hyperagent", "10", "100", "1/1", "3.0", "3 to 3", "300"),
+        ] == table.cells
+
+    def test_the_figure_has_a_column_a_size_and_a_line_a_variant(self) -> None:
+        """Deployments above, episodes below."""
+        rows = [outcome(), outcome(1, deployments=10), outcome(variant="ddqn", deployments=10)]
+
+        axes = deployments_figure(rows).axes
+
+        assert ["deployments to solve", "episodes to solve"] == [axis.get_ylabel() for axis in axes]
+        assert {"hyperagent", "ddqn"} <= {line.get_label() for line in axes[0].lines}
