@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import toys
 from hyperact.service.errors import VersionRefusedError
-from hyperact.service.onnx_files import has_external_data
+from hyperact.service.onnx_files import find_foreign
 from hyperact.v1 import manifests
 from hyperact.v1.model_pb2 import GraphKind
 from toy_hypermodels import coefficients_of, edit, load, replace_graph
@@ -24,6 +24,15 @@ def with_external_data(directory: Path) -> None:
     replace_graph(directory, onnx.load(directory / "big.onnx", load_external_data=False))
 
 
+def with_foreign_operator(directory: Path) -> None:
+    """Use an operator that is the runtime's own invention: it would load, and compute."""
+    graph = toys.toy_graph(toys.toy_spec())
+    graph.graph.node[-1].input[0] = "gelu"
+    graph.graph.node.insert(-1, helper.make_node("Gelu", ["last"], ["gelu"], domain="com.microsoft"))
+    graph.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    replace_graph(directory, graph)
+
+
 DAMAGE: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "no manifest": ("MISSING", lambda directory: (directory / manifests.file_name).unlink()),
     "no graph": ("MISSING", lambda directory: (directory / toys.onnx_file).unlink()),
@@ -32,6 +41,7 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "other bytes": ("CORRUPT", lambda directory: (directory / toys.onnx_file).write_bytes(b"forged")),
     "not a graph": ("LOAD_FAILED", lambda directory: replace_graph(directory, onnx.ModelProto(ir_version=9))),
     "external data": ("WRONG_SPEC", with_external_data),
+    "foreign operator": ("WRONG_SPEC", with_foreign_operator),
     "other model": ("WRONG_MODEL", lambda directory: edit(directory, lambda m: setattr(m, "model", "other"))),
     "indexed graph": (
         "WRONG_SPEC",
@@ -140,7 +150,7 @@ class TestWarmUp:
         assert "BAD_OUTPUT" == caught.value.reason
 
 
-class TestExternalData:
+class TestForeignContent:
     def test_it_is_found_wherever_a_tensor_may_stand(self) -> None:
         """In a branch of a branch, in an attribute, in a function: a tensor elsewhere is a tensor elsewhere."""
         tensor = TensorProto(name="t", data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
@@ -155,14 +165,35 @@ class TestExternalData:
             helper.make_model(helper.make_graph([], "g", [], []), functions=[function]),
         ]
 
-        assert [True] * 4 == [has_external_data(graph.SerializeToString()) for graph in graphs]
+        assert {"tensors in other files"} == {find_foreign(graph.SerializeToString()) for graph in graphs}
+
+    def test_an_operator_outside_the_standard_is_found_wherever_it_stands(self) -> None:
+        """In a branch, in a function, with a name of anybody's; the standard's own domains are no one's invention."""
+        node = helper.make_node("Run", ["x"], ["y"], domain="com.example")
+        inner = helper.make_graph([node], "inner", [], [])
+        branch = helper.make_node("If", ["x"], ["y"], then_branch=inner, else_branch=inner)
+        function = helper.make_function("d", "f", [], ["y"], [node], [helper.make_opsetid("com.example", 1)])
+        graphs = [
+            helper.make_model(helper.make_graph([node], "g", [], [])),
+            helper.make_model(helper.make_graph([branch], "g", [], [])),
+            helper.make_model(helper.make_graph([], "g", [], []), functions=[function]),
+        ]
+        standard = [
+            helper.make_node("Scaler", ["x"], ["y"], domain="ai.onnx.ml"),
+            helper.make_node("Relu", ["y"], ["z"], domain="ai.onnx"),
+        ]
+
+        assert {"operators of the domain 'com.example'"} == {
+            find_foreign(graph.SerializeToString()) for graph in graphs
+        }
+        assert not find_foreign(helper.make_model(helper.make_graph(standard, "g", [], [])).SerializeToString())
 
     def test_an_ordinary_graph_stands_alone(self) -> None:
         """No false alarm."""
-        assert not has_external_data(toys.toy_graph(toys.toy_spec(), hidden_sizes=[8]).SerializeToString())
+        assert not find_foreign(toys.toy_graph(toys.toy_spec(), hidden_sizes=[8]).SerializeToString())
 
     @pytest.mark.parametrize("content", [b"\xff", b"\x0a\xff\x01", b"\x0b", b"\xff" * 12, b"\x39\x00"])
     def test_bytes_that_are_no_message_are_told(self, content: bytes) -> None:
         """A torn file is named as such instead of being half believed."""
         with pytest.raises(ValueError, match=r"cut off|beyond|unknown|64 bits"):
-            has_external_data(content)
+            find_foreign(content)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from hyperact.service import decision
 from hyperact.service.errors import VersionRefusedError
-from hyperact.service.onnx_files import has_external_data
+from hyperact.service.onnx_files import find_foreign
 from hyperact.v1 import manifests
 from hyperact.v1.errors import FieldError
 from hyperact.v1.indices import Float32s
@@ -215,8 +215,8 @@ def _read_onnx(path: Path, sha256: str, max_bytes: int) -> bytes:
     if hashlib.sha256(content).hexdigest() != sha256:
         raise VersionRefusedError("CORRUPT", f"{path.name} does not have the digest that the manifest promises")
     try:
-        if has_external_data(content):
-            raise VersionRefusedError("WRONG_SPEC", f"{path.name} refers to tensors in other files")
+        if foreign := find_foreign(content):
+            raise VersionRefusedError("WRONG_SPEC", f"{path.name} needs {foreign}")
     except ValueError as error:
         raise VersionRefusedError("CORRUPT", f"{path.name} is not an ONNX file: {error}") from error
     return content

@@ -1,9 +1,11 @@
 """Whether an ONNX file stands alone: a walk over its protobuf wire form, without the onnx package.
 
 A file may refer to tensors in other files ("external data"). The manifest's digest would not cover them, and their
-paths come from the file, so such a version is not served.
+paths come from the file, so such a version is not served. Nor is one with operators outside ONNX's own domains: they
+are whatever the runtime happens to have under that name, its own inventions or somebody's library.
 
-The table below names, for each message that can hold tensors, the fields that lead on (onnx.proto, IR version 10+).
+The table below names, for each message that can hold tensors or nodes, the fields that lead on (onnx.proto, IR version
+10+).
 """
 
 from collections.abc import Iterator
@@ -19,20 +21,32 @@ _children: dict[str, dict[int, str]] = {
     "tensor": {},
 }
 _external_data, _data_location = 13, 14
+_node_domain = 7
+_standard_domains = frozenset({b"", b"ai.onnx", b"ai.onnx.ml"})
 _varint, _fixed64, _bytes, _fixed32 = 0, 1, 2, 5
 
 
-def has_external_data(content: bytes) -> bool:
-    """Tell whether a tensor of the file lies outside it; ValueError if the bytes are not a protobuf message."""
+def find_foreign(content: bytes) -> str:
+    """Return what a file needs from elsewhere, for people; empty if it stands alone.
+
+    ValueError if the bytes are not a protobuf message.
+    """
     todo = [("model", memoryview(content))]
     while todo:
         kind, message = todo.pop()
         for field, value in _fields(message):
             if kind == "tensor" and (field == _external_data or (field == _data_location and value == 1)):
-                return True
+                return "tensors in other files"
+            if kind == "node" and field == _node_domain and _bytes_of(value) not in _standard_domains:
+                return f"operators of the domain {_bytes_of(value)[:80].decode(errors='replace')!r}"
             if field in _children[kind] and isinstance(value, memoryview):
                 todo.append((_children[kind][field], value))
-    return False
+    return ""
+
+
+def _bytes_of(value: int | memoryview) -> bytes:
+    """Return a length-delimited field's bytes; none for a number, which a parser would pass over there."""
+    return bytes(value) if isinstance(value, memoryview) else b""
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
