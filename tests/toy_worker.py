@@ -63,8 +63,13 @@ class RunningWorker:
 
 
 @asynccontextmanager
-async def running(data_dir: Path, **settings: Any) -> AsyncIterator[RunningWorker]:
-    """Run a worker on a data directory, whose registry is made if it is not there; polls seldom unless told."""
+async def running(
+    data_dir: Path, credentials: grpc.ChannelCredentials | None = None, **settings: Any
+) -> AsyncIterator[RunningWorker]:
+    """Run a worker on a data directory, whose registry is made if it is not there; polls seldom unless told.
+
+    `credentials`: what the stubs connect with; None: without TLS.
+    """
     if not (data_dir / "mlflow.db").exists():
         toys.make_registry(data_dir)
     given = {
@@ -83,21 +88,40 @@ async def running(data_dir: Path, **settings: Any) -> AsyncIterator[RunningWorke
         if serving.done():
             serving.result()
         address = f"127.0.0.1:{worker.port}"
-        async with grpc.aio.insecure_channel(address) as channel:
-            yield RunningWorker(
-                worker=worker,
-                address=address,
-                decision=DecisionServiceStub(channel),
-                deployment=DeploymentServiceStub(channel),
-                log=LogServiceStub(channel),
-                health=health_pb2_grpc.HealthStub(channel),
-                stop=stop,
-                channel=channel,
-            )
+        async with connected(address, credentials) as channel:
+            yield speak_to(worker, address, stop, channel)
     finally:
         listening.cancel()
         stop.set()
         await serving
+
+
+def connected(address: str, credentials: grpc.ChannelCredentials | None = None) -> grpc.aio.Channel:
+    """Return a channel to an address."""
+    return grpc.aio.secure_channel(address, credentials) if credentials else grpc.aio.insecure_channel(address)
+
+
+def speak_to(worker: Worker, address: str, stop: asyncio.Event, channel: grpc.aio.Channel) -> RunningWorker:
+    """Return a worker as it is spoken to over a channel."""
+    return RunningWorker(
+        worker=worker,
+        address=address,
+        decision=DecisionServiceStub(channel),
+        deployment=DeploymentServiceStub(channel),
+        log=LogServiceStub(channel),
+        health=health_pb2_grpc.HealthStub(channel),
+        stop=stop,
+        channel=channel,
+    )
+
+
+@asynccontextmanager
+async def speaking_as(
+    service: RunningWorker, credentials: grpc.ChannelCredentials | None = None
+) -> AsyncIterator[RunningWorker]:
+    """Give the same worker over a channel of its own."""
+    async with connected(service.address, credentials) as channel:
+        yield speak_to(service.worker, service.address, service.stop, channel)
 
 
 def registry_with_version(data_dir: Path, name: str = "v1", **version: Any) -> str:

@@ -10,6 +10,7 @@ For authors: what stands in README.md, CONTRIBUTING.md, docs/ and protos/README.
 
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -121,7 +122,7 @@ def test_a_python_example_runs(block: Block, service: str, tmp_path: Path) -> No
 @pytest.mark.parametrize("line", shell_lines("hyperact"))
 def test_a_documented_command_exists(line: str, tmp_path: Path) -> None:
     """What is to be typed is understood, to the last flag. Nothing is done: the settings are printed instead."""
-    command = [str(hyperact), *line.split()[1:], "--print-config"]
+    command = [str(hyperact), *shlex.split(line)[1:], "--print-config"]
 
     done = subprocess.run(command, cwd=tmp_path, env=without_settings(), capture_output=True, text=True, check=False)
 

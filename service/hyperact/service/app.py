@@ -7,12 +7,15 @@ from collections.abc import Awaitable, Iterator
 from functools import partial
 from typing import Any
 
+import grpc
 import structlog
 from prometheus_client import Gauge
 
+from hyperact.service.callers import CallerLimits, unlimited
 from hyperact.service.data_plane import DataPlane
 from hyperact.service.deployment_servicer import DeploymentServicer
 from hyperact.service.errors import DecisionError
+from hyperact.service.guard import Guard
 from hyperact.service.hypermodel import Hypermodel
 from hyperact.service.inference_servicer import InferenceServicer
 from hyperact.service.keys import load_keys
@@ -24,10 +27,11 @@ from hyperact.service.metrics import Metrics
 from hyperact.service.readiness import Readiness
 from hyperact.service.repository import Repository
 from hyperact.service.retention import RetentionLimits
-from hyperact.service.server import Servicers, make_server
+from hyperact.service.server import Listening, Servicers, make_server
 from hyperact.service.servicer import DecisionServicer
 from hyperact.service.settings import ExecutionProvider, ServeSettings, split_address
 from hyperact.service.step_log import Durability, StepLog
+from hyperact.service.tls import TlsFiles, make_credentials
 from hyperact.service.version_cache import VersionCache
 from hyperact.service.versions import Versions
 
@@ -90,6 +94,7 @@ class Worker:
         self._versions = _make_versions(settings, self.metrics)
         self._data_plane = DataPlane(self._versions, self._log, keys, _make_limits(settings), self.metrics)
         is_fallback_enough = settings.fallback_num_actions > 0 and not settings.require_version
+        self._guard = _make_guard(settings, self.metrics)
         self._readiness = Readiness(self._versions, self._log, is_fallback_enough=is_fallback_enough)
         self._watch()
 
@@ -111,9 +116,14 @@ class Worker:
         settings = self._settings
         server, self.port = make_server(
             self._servicers(),
-            settings.address,
-            is_shared=settings.workers > 1,
-            max_message_bytes=settings.max_message_bytes,
+            Listening(
+                settings.address,
+                is_shared=settings.workers > 1,
+                max_message_bytes=settings.max_message_bytes,
+                max_calls=settings.max_calls_per_connection,
+                tls=_make_tls(settings),
+                guard=self._guard,
+            ),
         )
         if settings.metrics_address:
             metrics_server = self.metrics.serve(_nth_address(settings.metrics_address, self._worker))
@@ -129,6 +139,8 @@ class Worker:
             metrics_port=self.metrics_port,
             partition=self._log.partition,
             durability=settings.durability.value,
+            tls=_describe_tls(settings),
+            credentials=str(settings.credentials_file or "none"),
             versions={model: self._serving(model) for model in settings.models},
             registry=settings.registry_uri,
             problem=self._readiness.problem(),
@@ -176,11 +188,13 @@ class Worker:
         watch("ready", "Whether the worker is ready.", lambda: not self._readiness.problem())
 
     async def _keep_house(self) -> None:
-        """Expire sessions and keep the slow gauges up to date."""
+        """Expire sessions, notice changed credentials, and keep the slow gauges up to date."""
         while True:
             await asyncio.sleep(housekeeping_period_seconds)
             try:
                 self._data_plane.sweep()
+                if self._guard is not None:
+                    self._guard.refresh()
                 _count_pins(self.metrics.pinned_episodes, self._versions)
             except Exception:
                 logger.exception("housekeeping failed; trying again")
@@ -219,6 +233,30 @@ def _make_limits(settings: ServeSettings) -> Limits:
         session_ttl_seconds=settings.session_ttl_seconds,
         max_sessions=settings.max_sessions,
     )
+
+
+def _make_guard(settings: ServeSettings, metrics: Metrics) -> Guard | None:
+    """Return who stands at the door; None if nobody need."""
+    if not settings.has_caller_limits:
+        return None
+    limits = CallerLimits(
+        max_requests=settings.most_caller_requests or unlimited,
+        max_streams=settings.max_caller_streams or unlimited,
+        max_sessions=settings.most_caller_sessions or unlimited,
+    )
+    return Guard(settings.credentials_file, limits, count_refused=metrics.count_refused_call)
+
+
+def _make_tls(settings: ServeSettings) -> grpc.ServerCredentials | None:
+    if settings.tls_certificate_file is None or settings.tls_key_file is None:
+        return None
+    return make_credentials(TlsFiles(settings.tls_certificate_file, settings.tls_key_file, settings.tls_client_ca_file))
+
+
+def _describe_tls(settings: ServeSettings) -> str:
+    if settings.tls_certificate_file is None:
+        return "none"
+    return "server and clients" if settings.tls_client_ca_file else "server"
 
 
 def _count_pins(gauge: Gauge, versions: Versions) -> None:

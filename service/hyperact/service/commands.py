@@ -1,8 +1,8 @@
-"""The commands of this room: `hyperact serve` and `hyperact health`."""
+"""The commands that serve: `hyperact serve`, `health` and `token`."""
 
 import sys
 
-from hyperact.service.settings import HealthSettings, ServeSettings
+from hyperact.service.settings import HealthSettings, ServeSettings, TokenSettings
 
 
 def serve(settings: ServeSettings) -> int:
@@ -37,3 +37,21 @@ def health(settings: HealthSettings) -> int:
     is_ready = response.status == health_pb2.HealthCheckResponse.SERVING
     sys.stdout.write(f"{settings.address} is {'ready' if is_ready else 'not ready; hyperact status tells why'}\n")
     return 0 if is_ready else 1
+
+
+def token(settings: TokenSettings) -> int:
+    """Make a token for a caller: itself on standard output, once; what the credentials file needs on standard error."""
+    import json
+    import secrets
+
+    from hyperact.service.credentials import hash_token
+
+    made = f"hyperact_{secrets.token_urlsafe(32)}"
+    table = [
+        f"[callers.{json.dumps(settings.name)}]",
+        f"roles = {json.dumps(sorted(settings.roles))}",
+        f"tokens = [{json.dumps(hash_token(made))}]",
+    ]
+    sys.stderr.write("\n".join(table) + "\n")
+    sys.stdout.write(made + "\n")
+    return 0

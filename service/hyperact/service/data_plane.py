@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 
 from hyperact.service import requests, tokens
+from hyperact.service.callers import Caller, current_caller
 from hyperact.service.errors import DecisionError, InvalidRequestError
 from hyperact.service.keys import Keys
 from hyperact.service.lanes import Lane
@@ -58,7 +59,7 @@ class DataPlane:
     async def act(self, request: ActRequest) -> ActResponse:
         """Decide one step. Raises DecisionError."""
         answers = Answers(1)
-        self._admit(request, answers, 0)
+        self._admit(request, current_caller.get(), answers, 0)
         (answer,) = await answers.all()
         if isinstance(answer, DecisionError):
             raise answer
@@ -74,6 +75,7 @@ class DataPlane:
             raise InvalidRequestError(message, reason="BAD_BATCH", field="requests")
         answers = Answers(len(batch))
         seen: set[SessionKey] = set()
+        caller = current_caller.get()
         for place, request in enumerate(batch):
             key = SessionKey(request.model or self._versions.default_model, request.session)
             if key in seen:
@@ -81,7 +83,7 @@ class DataPlane:
                 answers.put(place, InvalidRequestError(message, reason="DUPLICATE_SESSION", field="session"))
                 continue
             seen.add(key)
-            self._admit(request, answers, place)
+            self._admit(request, caller, answers, place)
         return await answers.all()
 
     async def report(self, request: ReportRequest) -> ReportResponse:
@@ -125,25 +127,29 @@ class DataPlane:
 
     # From the request to its row.
 
-    def _admit(self, request: ActRequest, answers: Answers, place: int) -> None:
+    def _admit(self, request: ActRequest, caller: Caller, answers: Answers, place: int) -> None:
         """Answer a request, or put its row on the way."""
         name = request.model or self._versions.default_model
         try:
+            caller.check_requests()
             self._work.check()
-            self._enter(request, self._versions[name], answers, place)
+            self._enter(request, caller, self._versions[name], answers, place)
         except DecisionError as error:
             self._metrics.decision_child(self._label(name), "", code_of(error).name).inc()
             answers.put(place, error)
 
-    def _enter(self, request: ActRequest, versions: ModelVersions, answers: Answers, place: int) -> None:
+    def _enter(
+        self, request: ActRequest, caller: Caller, versions: ModelVersions, answers: Answers, place: int
+    ) -> None:
         now = time.monotonic()
         serving = self._pipeline.lanes.open(versions, versions.serving)
         key = SessionKey(versions.model, request.session)
         requests.check_names(request.session, request.run)
+        caller.check_session(request.session)
         observation = requests.read_observation(request.observation, serving.lane.checker)
         requests.check_mask(request.action_mask, serving.lane.num_actions)
         asked = self._read_place(request, key, serving.lane)
-        flight = self._sessions.begin(key, asked, serving.lane.rhythm, now)
+        flight = self._sessions.begin(key, asked, serving.lane.rhythm, now, caller)
         if isinstance(flight, Replayed):
             self._metrics.replays.labels(versions.model).inc()
             answers.put(place, flight.answer)
@@ -163,9 +169,11 @@ class DataPlane:
             begun=now,
             waiting=[(answers, place)],
             versions=versions,
+            caller=caller,
         )
         flight.payload = row
         self._work.begin()
+        caller.num_requests += 1
         self._pipeline.start(row, serving)
 
     def _read_place(self, request: ActRequest, key: SessionKey, lane: Lane) -> Asked:
@@ -198,16 +206,19 @@ class DataPlane:
     # Reports.
 
     async def _report(self, request: ReportRequest, name: str) -> ReportResponse:
+        caller = current_caller.get()
+        caller.check_requests()
         self._work.check()
         versions = self._versions[name]
         lane = self._pipeline.lanes.open(versions, versions.serving).lane
         key = SessionKey(name, request.session)
         step, cursor, report = self._read_report(request, key, lane)
-        with self._work.one():
+        caller.check_session(request.session)
+        with self._work.one(), caller.request():
             await self._log.append([report])
         response = ReportResponse(step_id=report.step_id)
         if requests.is_end(request.outcome):
-            after = self._sessions.commit_report(key, step, cursor, lane.rhythm, time.monotonic())
+            after = self._sessions.commit_report(key, step, cursor, lane.rhythm, time.monotonic(), caller)
             if after is not None:
                 response.token = tokens.sign(self._keys.token, after.to_state(key))
         return response

@@ -72,9 +72,15 @@ class UnavailableError(DecisionError):
 
 
 class UnauthenticatedError(DecisionError):
-    """A token that this service's keys did not sign. gRPC: UNAUTHENTICATED."""
+    """A token that this service's keys did not sign, or a caller that is not known. gRPC: UNAUTHENTICATED."""
 
     default_reason = "BAD_TOKEN"
+
+
+class DeniedError(DecisionError):
+    """The caller is known and may not do this. gRPC: PERMISSION_DENIED."""
+
+    default_reason = "DENIED"
 
 
 class OutOfRangeError(DecisionError):

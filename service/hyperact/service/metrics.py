@@ -31,6 +31,7 @@ class Metrics:
         )
         self.reports = self._counter("reports", "Reported outcomes by model and gRPC code.", "model", "code")
         self.replays = self._counter("replays", "Requests answered from an earlier decision of the same step.", "model")
+        self.refused_calls = self._counter("refused_calls", "Calls refused for who made them, by reason.", "reason")
         self.seconds = Histogram(
             "hyperact_decision_seconds",
             "Latency of a batch's oldest row by stage.",
@@ -57,6 +58,10 @@ class Metrics:
         self.swaps.labels(model).inc()
         self.deployment.labels(model).set(deployment)
         self.decision_child(model, version, "OK")
+
+    def count_refused_call(self, reason: str) -> None:
+        """Count a call that was refused for who made it."""
+        self.refused_calls.labels(reason).inc()
 
     def count_refused(self, model: str, reason: str) -> None:
         """Count a version that was refused."""

@@ -272,6 +272,7 @@ class Pipeline:
         waiting, row.waiting = row.waiting, []
         for answers, place in waiting:
             answers.put(place, answer)
+        row.caller.num_requests -= 1
         self._work.end()
 
     def _spawn(self, work: Coroutine[Any, Any, None], rows: list[Row]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hyperact.service.callers import Caller
 from hyperact.service.errors import DecisionError
 from hyperact.service.lanes import Lane
 from hyperact.service.model_versions import ModelVersions
@@ -56,6 +57,7 @@ class Row:
         begun: when the request came, in the event loop's monotonic seconds.
         waiting: whom to answer, and at which place; empty once the row is answered.
         checker: what the observation was checked with.
+        caller: who asked first.
         lane: what decides it; None until that is found.
     """
 
@@ -69,6 +71,7 @@ class Row:
     begun: float
     waiting: list[tuple[Answers, int]]
     versions: ModelVersions
+    caller: Caller
     indices: Float32s = field(default_factory=_no_indices)
     lane: Lane | None = None
     deployment: int = 0

@@ -1,13 +1,15 @@
 """The gRPC server: its options, its services, its port."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from hyperact.inference import open_inference_pb2, open_inference_pb2_grpc
 from hyperact.service.deployment_servicer import DeploymentServicer
+from hyperact.service.guard import Guard, GuardedMethods
 from hyperact.service.health import HealthServicer
 from hyperact.service.inference_servicer import InferenceServicer
 from hyperact.service.log_servicer import LogServicer
@@ -22,6 +24,7 @@ service_names = (
     open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name,
 )
 _health_name = "grpc.health.v1.Health"
+handshake_timeout_ms = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,28 +38,58 @@ class Servicers:
     readiness: Readiness
 
 
-def make_server(
-    servicers: Servicers, address: str, *, is_shared: bool, max_message_bytes: int
-) -> tuple[grpc.aio.Server, int]:
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """Where and how to listen.
+
+    Attributes:
+        is_shared: whether other processes listen on the same port.
+        max_message_bytes: the largest message, in either direction.
+        max_calls: the most calls that one connection may have open at a time; its others wait at the client.
+        tls: None: without encryption.
+        guard: None: everyone may call everything.
+    """
+
+    address: str
+    is_shared: bool
+    max_message_bytes: int
+    max_calls: int
+    tls: grpc.ServerCredentials | None = None
+    guard: Guard | None = None
+
+
+def make_server(servicers: Servicers, listening: Listening) -> tuple[grpc.aio.Server, int]:
     """Return a server that is not started yet, and the port that it will listen on.
 
-    `is_shared`: other processes listen on the same port. RuntimeError if the port cannot be had.
+    RuntimeError if the port cannot be had.
     """
     server = grpc.aio.server(
         options=[
-            ("grpc.so_reuseport", int(is_shared)),
-            ("grpc.max_receive_message_length", max_message_bytes),
-            ("grpc.max_send_message_length", max_message_bytes),
+            ("grpc.so_reuseport", int(listening.is_shared)),
+            ("grpc.max_receive_message_length", listening.max_message_bytes),
+            ("grpc.max_send_message_length", listening.max_message_bytes),
+            ("grpc.max_concurrent_streams", listening.max_calls),
+            ("grpc.server_handshake_timeout_ms", handshake_timeout_ms),
             # Clients may keep an idle stream alive, once in ten seconds.
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
             ("grpc.keepalive_permit_without_calls", 1),
         ]
     )
-    decision_pb2_grpc.add_DecisionServiceServicer_to_server(servicers.decision, server)
-    log_pb2_grpc.add_LogServiceServicer_to_server(servicers.log, server)
-    deployment_pb2_grpc.add_DeploymentServiceServicer_to_server(servicers.deployment, server)
-    open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicers.inference, server)
-    health = HealthServicer(servicers.readiness.problem, service_names)
-    health_pb2_grpc.add_HealthServicer_to_server(health, server)
-    reflection.enable_server_reflection((*service_names, _health_name, reflection.SERVICE_NAME), server)
-    return server, server.add_insecure_port(address)
+    server.add_generic_rpc_handlers((_guarded(servicers, listening.guard),))
+    if listening.tls is None:
+        return server, server.add_insecure_port(listening.address)
+    return server, server.add_secure_port(listening.address, listening.tls)
+
+
+def _guarded(servicers: Servicers, guard: Guard | None) -> GuardedMethods:
+    """Return every method of every service, behind the guard."""
+    methods: Any = GuardedMethods(guard)
+    decision_pb2_grpc.add_DecisionServiceServicer_to_server(servicers.decision, methods)
+    log_pb2_grpc.add_LogServiceServicer_to_server(servicers.log, methods)
+    deployment_pb2_grpc.add_DeploymentServiceServicer_to_server(servicers.deployment, methods)
+    open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicers.inference, methods)
+    health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(servicers.readiness.problem, service_names), methods)
+    asked = reflection.aio.ReflectionServicer((*service_names, _health_name, reflection.SERVICE_NAME))
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(asked, methods)
+    guarded: GuardedMethods = methods
+    return guarded

@@ -106,6 +106,8 @@ class DecisionServicer(decision_pb2_grpc.DecisionServiceServicer):
                 async for request in requests:
                     await places.acquire()
                     group.create_task(answer(request))
+        except* DecisionError as errors:  # from whoever hands us the requests: the stream may not go on
+            responses.put_nowait(errors.exceptions[0])
         finally:
             responses.put_nowait(None)
 

@@ -21,6 +21,8 @@ The rules:
 6. An episode (of a continuing agent: a segment) holds the version that it began with, by one pin a session.
 7. A session that was idle for the time to live, or is the idlest above the cap, is forgotten and lets go of its pin,
    unless it has a decision in flight. Its token lets it go on.
+8. A session counts for the caller whose request made it. A caller that has all it may have gets no new one
+   (ExhaustedError); nobody else's is forgotten for it.
 
 Fencing and replays from memory hold per replica; across replicas and restarts the log's step ids do it.
 """
@@ -30,6 +32,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
+from hyperact.service.callers import Caller, nobody
 from hyperact.service.errors import FencedError, InvalidRequestError, PreconditionError
 from hyperact.service.rhythm import Rhythm
 from hyperact.v1.decision_pb2 import Position, SessionState
@@ -137,6 +140,7 @@ class Replayed(NamedTuple, Generic[AnswerT]):
 class _Session(Generic[AnswerT]):
     cursor: Cursor
     touched: float
+    owner: Caller
     pinned: str = ""
     answers: dict[Place, tuple[int, AnswerT]] = field(default_factory=dict)
     flights: dict[Place, Flight] = field(default_factory=dict)
@@ -174,7 +178,9 @@ class Sessions(Generic[AnswerT]):
         session = self._sessions.get(key)
         return session.cursor if session else None
 
-    def begin(self, key: SessionKey, asked: Asked, rhythm: Rhythm, now: float) -> Flight | Replayed[AnswerT]:
+    def begin(
+        self, key: SessionKey, asked: Asked, rhythm: Rhythm, now: float, caller: Caller = nobody
+    ) -> Flight | Replayed[AnswerT]:
         """Name the step that a request asks for.
 
         Returns a flight with `is_new` set, which the caller must end by `commit` or `abandon`; the flight of the same
@@ -184,6 +190,7 @@ class Sessions(Generic[AnswerT]):
             FencedError: FENCED_RUN or STALE_TOKEN.
             PreconditionError: OTHER_OBSERVATION, NO_PREVIOUS_STEP.
             InvalidRequestError: the position contradicts the outcome, or the outcome is known already.
+            ExhaustedError: CALLER_SESSIONS.
         """
         session = self._sessions.get(key)
         asked = _check_runs(asked, session.cursor.run if session else "")
@@ -198,7 +205,9 @@ class Sessions(Generic[AnswerT]):
                 return found
             _check_not_stale(asked, place, session.cursor.place)
         previous = _previous_of(asked, cursor, place, rhythm)
-        session = self._adopt(key, session, cursor, now)
+        if session is None:
+            caller.check_sessions()
+        session = self._adopt(key, session, cursor, now, caller)
         flight = _make_flight(key, cursor, place, previous, asked.digest)
         session.flights[place] = flight
         return flight
@@ -255,7 +264,13 @@ class Sessions(Generic[AnswerT]):
         return StepKey(key.model, key.session, source.run, *source.last)
 
     def commit_report(
-        self, key: SessionKey, step: StepKey, cursor: Cursor | None, rhythm: Rhythm, now: float
+        self,
+        key: SessionKey,
+        step: StepKey,
+        cursor: Cursor | None,
+        rhythm: Rhythm,
+        now: float,
+        caller: Caller = nobody,
     ) -> Cursor | None:
         """Record that a report that ends its step's episode was logged.
 
@@ -269,7 +284,9 @@ class Sessions(Generic[AnswerT]):
             return None
         if not rhythm.is_one_shot and not cursor.is_last_settled:
             cursor = Cursor(run=cursor.run, episode=step.episode + 1, last=cursor.last, is_last_settled=True)
-        session = self._adopt(key, session, cursor, now)
+        if session is None and not caller.has_session_room:
+            return cursor  # the token remembers it
+        session = self._adopt(key, session, cursor, now, caller)
         self._hold(key, session, "")
         return cursor
 
@@ -288,6 +305,7 @@ class Sessions(Generic[AnswerT]):
                 continue
             self._hold(key, session, "")
             del self._sessions[key]
+            session.owner.num_sessions -= 1
             num_forgotten += 1
         return num_forgotten
 
@@ -299,11 +317,12 @@ class Sessions(Generic[AnswerT]):
         return Cursor(run=asked.run or self._draw_run())
 
     def _adopt(
-        self, key: SessionKey, session: _Session[AnswerT] | None, cursor: Cursor, now: float
+        self, key: SessionKey, session: _Session[AnswerT] | None, cursor: Cursor, now: float, caller: Caller
     ) -> _Session[AnswerT]:
         """Return the session, made or moved on so that it stands at least at `cursor`."""
         if session is None:
-            session = self._sessions[key] = _Session(cursor, now)
+            session = self._sessions[key] = _Session(cursor, now, caller)
+            caller.num_sessions += 1
             self.expire(now, limit=2)
             return session
         self._touch(key, session, now)

@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Self
 
 from pydantic import BaseModel, Field, SecretStr, model_validator
+from pydantic_settings import CliPositionalArg
+
+from hyperact.service.access import Role
 
 default_address = "127.0.0.1:50051"
 
@@ -49,7 +52,18 @@ class ServeSettings(BaseModel, extra="forbid"):
     )
     address: str = Field(default_address, description="The address to listen on, HOST:PORT; port 0 takes a free one.")
     allow_remote: bool = Field(
-        False, description="Whether to listen beyond this machine's loopback, without encryption or authentication."
+        False,
+        description="Whether to listen beyond this machine's loopback without TLS or credentials; metrics have none.",
+    )
+    tls_certificate_file: Path | None = Field(
+        None, description="The server's certificate chain, PEM; read anew when it changes. Unset: no TLS."
+    )
+    tls_key_file: Path | None = Field(None, description="The certificate's key, PEM, unencrypted.")
+    tls_client_ca_file: Path | None = Field(
+        None, description="The authorities of callers' certificates, PEM; set: nobody connects without one (mTLS)."
+    )
+    credentials_file: Path | None = Field(
+        None, description="Which tokens and certificates may do what, TOML; read anew when it changes. Unset: all may."
     )
     workers: int = Field(1, ge=1, le=256, description="Worker processes that share the address, best one per core.")
     metrics_address: str = Field(
@@ -105,6 +119,18 @@ class ServeSettings(BaseModel, extra="forbid"):
         1.0, ge=0, le=1000, description="The longest that a batch stays open while requests keep coming."
     )
     max_queued: int = Field(4096, ge=1, description="Requests in work above which new ones are refused for a while.")
+    max_caller_requests: int = Field(
+        0, ge=0, description="Requests in work of one caller; 0: with credentials half of max_queued, else no limit."
+    )
+    max_caller_sessions: int = Field(
+        0, ge=0, description="Sessions of one caller; 0: with credentials half of max_sessions, else no limit."
+    )
+    max_caller_streams: int = Field(
+        256, ge=0, description="Open streams of one caller, once callers are told apart; 0: no limit."
+    )
+    max_calls_per_connection: int = Field(
+        1024, ge=1, description="Calls open at a time on one connection; its others wait at the client."
+    )
     max_message_bytes: int = Field(64 << 20, ge=1024, description="The largest message, in either direction.")
     session_ttl_seconds: float = Field(3600.0, gt=0, description="How long an idle session is remembered.")
     max_sessions: int = Field(
@@ -129,21 +155,48 @@ class ServeSettings(BaseModel, extra="forbid"):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        host, _ = split_address(self.address)
-        if not self.allow_remote and not is_loopback(host):
-            raise ValueError(
-                f"address {self.address} is reachable from elsewhere, unencrypted: set allow_remote to listen there"
-            )
+        self._check_tls()
+        is_guarded = self.tls_certificate_file is not None and self.credentials_file is not None
+        if not is_guarded:
+            self._check_reach("address", self.address, "needs TLS and credentials_file, or allow_remote to do without")
         if self.metrics_address:
-            split_address(self.metrics_address)
+            self._check_reach("metrics_address", self.metrics_address, "is neither encrypted nor guarded: allow_remote")
         if len(set(self.models)) != len(self.models):
             raise ValueError("models: each may be named once")
         return self
+
+    def _check_tls(self) -> None:
+        if (self.tls_certificate_file is None) != (self.tls_key_file is None):
+            raise ValueError("tls_certificate_file and tls_key_file: give both or none")
+        if self.tls_client_ca_file is not None and self.tls_certificate_file is None:
+            raise ValueError("tls_client_ca_file needs tls_certificate_file")
+        if self.tls_client_ca_file is not None and self.credentials_file is None:
+            raise ValueError("tls_client_ca_file needs credentials_file, which says what a certificate may do")
+
+    def _check_reach(self, name: str, address: str, otherwise: str) -> None:
+        host, _ = split_address(address)
+        if not self.allow_remote and not is_loopback(host):
+            raise ValueError(f"{name} {address} is reachable from elsewhere and {otherwise}")
 
     @property
     def registry_uri(self) -> str:
         """The registry to use, the default filled in."""
         return fill_registry_uri(self.tracking_uri, self.data_dir)
+
+    @property
+    def has_caller_limits(self) -> bool:
+        """Whether callers are told apart: by name, or, where only limits are set, by host."""
+        return self.credentials_file is not None or bool(self.max_caller_requests or self.max_caller_sessions)
+
+    @property
+    def most_caller_requests(self) -> int:
+        """The limit of one caller's requests in work, the default filled in; 0: none."""
+        return self.max_caller_requests or (self.max_queued // 2 if self.credentials_file else 0)
+
+    @property
+    def most_caller_sessions(self) -> int:
+        """The limit of one caller's sessions, the default filled in; 0: none."""
+        return self.max_caller_sessions or (self.max_sessions // 2 if self.credentials_file else 0)
 
 
 class HealthSettings(BaseModel, extra="forbid"):
@@ -151,6 +204,13 @@ class HealthSettings(BaseModel, extra="forbid"):
 
     address: str = Field(default_address, description="The service's address, HOST:PORT.")
     timeout_seconds: float = Field(5.0, gt=0, description="How long to wait for the answer.")
+
+
+class TokenSettings(BaseModel, extra="forbid"):
+    """Settings of `hyperact token`."""
+
+    name: CliPositionalArg[str] = Field(min_length=1, description="The caller's name.")
+    roles: set[Role] = Field({Role.ACT}, description='What it may do, as JSON: ["act", "read-log", "operate"].')
 
 
 def fill_registry_uri(tracking_uri: str, data_dir: Path) -> str:

@@ -19,6 +19,7 @@ _code_of_error: dict[type[errors.DecisionError], grpc.StatusCode] = {
     errors.ExhaustedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.UnavailableError: grpc.StatusCode.UNAVAILABLE,
     errors.UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
+    errors.DeniedError: grpc.StatusCode.PERMISSION_DENIED,
     errors.OutOfRangeError: grpc.StatusCode.OUT_OF_RANGE,
 }
 
