@@ -68,7 +68,7 @@ class Connection:
     Args:
         address: "host:port", or any target of gRPC ("dns:///name:port" balances over all addresses of a name).
         timeout_seconds: for the calls of this class; sessions have their own deadline.
-        credentials: for TLS; None for none.
+        credentials: for TLS and tokens (`hyperact.v1.channels.channel_credentials` makes them); None for none.
     """
 
     def __init__(
@@ -340,7 +340,8 @@ def _code(error: grpc.RpcError) -> grpc.StatusCode:
 def unreachable(address: str, seconds: float) -> UnavailableError:
     """Return the error for a service that nobody could reach."""
     return UnavailableError(
-        f"no service answered at {address} within {seconds:g} s; is `hyperact serve` running?",
+        f"no service answered at {address} within {seconds:g} s; is `hyperact serve` running there, "
+        "and TLS on at both ends or at none?",
         grpc.StatusCode.UNAVAILABLE,
         reason="UNREACHABLE",
     )

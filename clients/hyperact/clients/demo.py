@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import NoReturn, TextIO
 
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from rich.console import Console
 
 from hyperact.clients.children import ChildError, Children
@@ -42,6 +42,7 @@ from hyperact.clients.results import DeploymentResult, by_deployment
 from hyperact.clients.retries import Retries
 from hyperact.clients.run_loop import Environments, at_most, play_steps
 from hyperact.clients.sessions import VectorSession
+from hyperact.v1.channels import ConnectionSettings, channel_credentials
 from hyperact.v1.transitions import EpisodeSummary
 
 num_evaluation_episodes = 100
@@ -54,7 +55,7 @@ patience_seconds = 60.0
 max_batch = 256
 
 
-class DemoSettings(BaseModel):
+class DemoSettings(ConnectionSettings):
     """Shows the whole loop on DeepSea: act, log, retrain, promote, until it is solved."""
 
     model_config = ConfigDict(extra="forbid")
@@ -96,7 +97,8 @@ def run_demo(settings: DemoSettings, console: Console) -> int:
     with ExitStack() as stack:
         stack.enter_context(claim(data_dir, settings))
         display = stack.enter_context(DemoDisplay(console, title, sea.optimal_return - return_tolerance))
-        children = stack.enter_context(Children({"OMP_NUM_THREADS": "1"}, notify=display.say))
+        environment = {"OMP_NUM_THREADS": "1", **settings.to_environment()}
+        children = stack.enter_context(Children(environment, notify=display.say))
         try:
             demo_run = start(settings, data_dir, children, display, stack, sea.optimal_return)
             is_solved = demo_run.run()
@@ -127,7 +129,10 @@ def start(
         display.watch(children.start(name, command, data_dir / f"{name}.log"))
     display.say(f"service at {address}, metrics at http://{metrics_address}/metrics, everything in {data_dir}")
     display.now("the service starts")
-    connection = stack.enter_context(Connection(address, timeout_seconds=call_deadline_seconds))
+    credentials = channel_credentials(settings)
+    connection = stack.enter_context(
+        Connection(address, timeout_seconds=call_deadline_seconds, credentials=credentials)
+    )
     wait_until_ready(connection, children, settings.start_seconds)
     transcript = stack.enter_context(open_transcript(settings.transcript))
     return DemoRun(settings, connection, children, display, optimal_return, transcript)

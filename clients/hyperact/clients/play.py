@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from pydantic_settings import CliPositionalArg
 from rich import box
 from rich.console import Console
@@ -18,9 +18,10 @@ from hyperact.clients.errors import BatchError, ClientError
 from hyperact.clients.results import DeploymentResult, by_deployment
 from hyperact.clients.retries import Retries
 from hyperact.clients.sessions import VectorSession
+from hyperact.v1.channels import ConnectionSettings, channel_credentials
 
 
-class PlaySettings(BaseModel):
+class PlaySettings(ConnectionSettings):
     """Plays an environment's episodes by a service: every step is a decision of its model."""
 
     model_config = ConfigDict(extra="forbid")
@@ -70,7 +71,8 @@ def play_episodes(settings: PlaySettings, console: Console) -> int:
     )
     prefix = settings.session or f"play-{secrets.token_hex(3)}"
     record = settings.record / prefix if settings.record else None
-    with Connection(settings.address, timeout_seconds=settings.timeout_seconds) as connection:
+    credentials = channel_credentials(settings)
+    with Connection(settings.address, timeout_seconds=settings.timeout_seconds, credentials=credentials) as connection:
         connection.wait_until_reachable()
         num_rows = min(settings.sessions, settings.episodes)
         environments = make_environments(game, num_rows, record)

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import SupportsFloat
 
+import grpc
 from numpy.typing import ArrayLike
 
 from hyperact.clients.connection import Connection, default_address
@@ -85,6 +86,7 @@ def connect(
     model: str = "",
     evaluation: bool = False,
     retries: Retries | None = None,
+    credentials: grpc.ChannelCredentials | None = None,
 ) -> Iterator[Policy]:
     """Give a policy over a connection of its own; UnavailableError if the service cannot be reached within 10 s.
 
@@ -92,8 +94,9 @@ def connect(
         session: the agent's name; a restart of the agent keeps it.
         model: the registered model; empty for the service's default.
         evaluation: whether its steps are only for measuring.
+        credentials: for TLS and tokens (`channel_credentials` makes them); None for none.
     """
-    with Connection(address) as connection:
+    with Connection(address, credentials=credentials) as connection:
         connection.wait_until_reachable()
         with Session(connection, session, model=model, evaluation=evaluation, retries=retries) as agent:
             yield Policy(agent)

@@ -12,6 +12,7 @@ from textwrap import TextWrapper
 from hyperact.command_line import catalogue
 from hyperact.command_line.settings import SettingsError, load_settings, nearest
 from hyperact.command_line.toml import to_toml
+from hyperact.v1.errors import ConnectionSettingsError
 
 wrong_usage, missing_extra = 2, 3
 
@@ -64,7 +65,7 @@ def run(
             print(to_toml(command.name, loaded.settings), end="")
             return 0
         return function(loaded.settings)
-    except SettingsError as error:
+    except (SettingsError, ConnectionSettingsError) as error:
         return fail(f"{label}: {error}", wrong_usage)
     except ModuleNotFoundError as error:
         library = (error.name or "").partition(".")[0]

@@ -8,13 +8,13 @@ A field that would be a word of Python ends in an underscore, and its flag does 
 
 import difflib
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pydantic_settings
-from pydantic import BaseModel, Field, ValidationError, create_model
+from pydantic import BaseModel, Field, SecretBytes, SecretStr, ValidationError, create_model
 from pydantic_settings import BaseSettings, CliSettingsSource, EnvSettingsSource, SettingsConfigDict
 
 env_prefix = "HYPERACT_"
@@ -110,11 +110,14 @@ def load_settings(
     path = config_path(flags.get("config"), environment)
     file = read_file(path, command, settings_class, known) if path else {}
     print_config = bool(flags.get("print_config", False) not in (False, "False", "false"))
+    secrets = {
+        name for name, info in settings_class.model_fields.items() if info.annotation in (SecretStr, SecretBytes)
+    }
     layers = Layers({k: v for k, v in flags.items() if k not in common_names}, variables, file, str(path or ""))
     try:
         return Loaded(settings_class.model_validate(layers.merged), print_config)
     except ValidationError as error:
-        raise SettingsError("; ".join(describe(detail, layers) for detail in error.errors())) from error
+        raise SettingsError("; ".join(describe(detail, layers, secrets) for detail in error.errors())) from None
 
 
 def read_flags(settings_class: type[BaseModel], command: str, arguments: list[str], description: str = "") -> Values:
@@ -209,8 +212,8 @@ def describe_flags(message: str, settings_class: type[BaseModel]) -> str:
     return f"unknown {'flag' if name.startswith('-') else 'argument'} {name}{nearest(name, flags)}"
 
 
-def describe(detail: Any, layers: Layers) -> str:
-    """Return one line for one complaint of pydantic."""
+def describe(detail: Any, layers: Layers, secrets: Container[str] = ()) -> str:
+    """Return one line for one complaint of pydantic; the values of secrets are not in it."""
     key = str(detail["loc"][0]) if detail["loc"] else ""
     message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "missing":
@@ -218,4 +221,5 @@ def describe(detail: Any, layers: Layers) -> str:
     if not key:
         return str(message)
     place = ".".join([layers.origin(key), *map(str, detail["loc"][1:])])
-    return f"{place}: {message[:1].lower()}{message[1:]}, got {detail['input']!r}"
+    complaint = f"{place}: {message[:1].lower()}{message[1:]}"
+    return complaint if key in secrets else f"{complaint}, got {detail['input']!r}"

@@ -1,4 +1,4 @@
-"""The one error of the contract: a field that is not as it should be."""
+"""The errors of the contract: a field that is not as it should be, and settings that lead to no connection."""
 
 
 class FieldError(ValueError):
@@ -18,3 +18,7 @@ class FieldError(ValueError):
         """Return the same error as seen from a message in which this one is the field `parent`."""
         inner = str(self).split(": ", 1)[1]
         return FieldError(f"{parent}.{self.field}" if self.field else parent, inner, self.reason)
+
+
+class ConnectionSettingsError(ValueError):
+    """A file that connection settings name cannot be used. The message names the file and not its content."""

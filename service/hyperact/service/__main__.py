@@ -13,7 +13,12 @@ from hyperact.service.settings import ServeSettings
 
 
 class _Settings(BaseSettings, ServeSettings):
-    model_config = SettingsConfigDict(env_prefix="HYPERACT_", extra="forbid", cli_kebab_case=True)
+    model_config = SettingsConfigDict(
+        env_prefix="HYPERACT_",
+        extra="forbid",
+        cli_kebab_case=True,
+        hide_input_in_errors=True,  # keys are among it
+    )
 
 
 def main() -> int:

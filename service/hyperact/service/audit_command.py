@@ -48,7 +48,7 @@ async def _opened(settings: AuditSettings, model: str) -> AsyncIterator[tuple[Au
     """Give an auditor with what it reads from."""
     key = _load_key(settings)
     repository = open_repository(settings)
-    source: StepSource = RemoteSteps(settings.address) if settings.address else LocalSteps(settings.data_dir)
+    source: StepSource = RemoteSteps(settings.address, settings) if settings.address else LocalSteps(settings.data_dir)
     auditor = Auditor(
         model,
         source,

@@ -9,6 +9,7 @@ from pydantic_settings import CliPositionalArg
 
 from hyperact.service.audit import default_tolerance
 from hyperact.service.operation_settings import RegistrySettings
+from hyperact.v1.channels import ConnectionSettings
 
 
 class Bound(NamedTuple):
@@ -31,7 +32,7 @@ def parse_bound(text: str) -> Bound:
     return Bound(nanoseconds=round(time.timestamp() * 1e9))
 
 
-class AuditSettings(RegistrySettings):
+class AuditSettings(RegistrySettings, ConnectionSettings):
     """Settings of `hyperact audit`."""
 
     step_id: CliPositionalArg[str] = Field(

@@ -27,7 +27,9 @@ def health(settings: HealthSettings) -> int:
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-    with grpc.insecure_channel(settings.address) as channel:
+    from hyperact.v1.channels import open_channel
+
+    with open_channel(settings.address, settings) as channel:
         try:
             request = health_pb2.HealthCheckRequest()
             response = health_pb2_grpc.HealthStub(channel).Check(request, timeout=settings.timeout_seconds)

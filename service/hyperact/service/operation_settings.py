@@ -9,9 +9,10 @@ from pydantic import BaseModel, Field
 from pydantic_settings import CliPositionalArg
 
 from hyperact.service.settings import default_address, fill_registry_uri
+from hyperact.v1.channels import ConnectionSettings
 
 
-class StatusSettings(BaseModel, extra="forbid"):
+class StatusSettings(ConnectionSettings, extra="forbid"):
     """Settings of `hyperact status`."""
 
     address: str = Field(default=default_address, description="The service's address, HOST:PORT.")
@@ -36,7 +37,7 @@ class RegistrySettings(BaseModel, extra="forbid"):
         return fill_registry_uri(self.tracking_uri, self.data_dir)
 
 
-class SteeringSettings(RegistrySettings):
+class SteeringSettings(RegistrySettings, ConnectionSettings):
     """What every command that moves the alias needs."""
 
     actor: str = Field(default="", description="Who the ledger says it was; empty: user@host.")
@@ -88,7 +89,7 @@ class ExportFormat(StrEnum):
     MINARI = "minari"
 
 
-class LogSettings(BaseModel, extra="forbid"):
+class LogSettings(ConnectionSettings, extra="forbid"):
     """Settings of `hyperact log`."""
 
     action: CliPositionalArg[LogAction] = Field(

@@ -29,6 +29,7 @@ from hyperact.service.operation_settings import (
     SteeringSettings,
 )
 from hyperact.service.tables import deployments_table, entry_line, make_console, range_view, status_view
+from hyperact.v1.channels import open_channel
 from hyperact.v1.deployment_pb2 import (
     Deployment,
     GetStatusRequest,
@@ -50,7 +51,7 @@ _tail_growth = 16
 def status(settings: StatusSettings) -> int:
     """Show what serves, drains or was refused, and whether the service is ready."""
     console = make_console()
-    with grpc.insecure_channel(settings.address) as channel:
+    with open_channel(settings.address, settings) as channel:
         stub = DeploymentServiceStub(channel)
         request = GetStatusRequest(model=settings.model)
         try:
@@ -108,7 +109,7 @@ def log(settings: LogSettings) -> int:
         from hyperact.service.log_commands import export, verify
 
         return verify(settings) if settings.action is LogAction.VERIFY else export(settings)
-    with grpc.insecure_channel(settings.address) as channel:
+    with open_channel(settings.address, settings) as channel:
         stub = LogServiceStub(channel)
         try:
             if settings.action is LogAction.RANGE:
@@ -155,7 +156,7 @@ def _move(settings: SteeringSettings, version: str) -> int:
 def _wait_for_service(settings: SteeringSettings, version: str) -> int:
     """Ask the service to look at the registry now, and tell what came of it. No service there is no failure."""
     console = make_console()
-    with grpc.insecure_channel(settings.address) as channel:
+    with open_channel(settings.address, settings) as channel:
         request = ReloadRequest(model=settings.model)
         try:
             response = DeploymentServiceStub(channel).Reload(request, timeout=settings.wait_seconds)

@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field, SecretStr, model_validator
 from pydantic_settings import CliPositionalArg
 
 from hyperact.service.access import Role
+from hyperact.v1.channels import ConnectionSettings
 
 default_address = "127.0.0.1:50051"
 
@@ -199,7 +200,7 @@ class ServeSettings(BaseModel, extra="forbid"):
         return self.max_caller_sessions or (self.max_sessions // 2 if self.credentials_file else 0)
 
 
-class HealthSettings(BaseModel, extra="forbid"):
+class HealthSettings(ConnectionSettings, extra="forbid"):
     """Settings of `hyperact health`."""
 
     address: str = Field(default_address, description="The service's address, HOST:PORT.")

@@ -8,6 +8,7 @@ import grpc
 
 from hyperact.service.errors import UnavailableError
 from hyperact.service.log_reader import LogReader
+from hyperact.v1.channels import ConnectionSettings, open_aio_channel
 from hyperact.v1.log_pb2 import GetRangeRequest, GetRangeResponse, LogEntry, LogPosition, ReadRequest
 from hyperact.v1.log_pb2_grpc import LogServiceStub
 from hyperact.v1.steps import StepKey, to_key
@@ -65,9 +66,9 @@ class LocalSteps:
 class RemoteSteps:
     """The log of a service, read through LogService."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, connection: ConnectionSettings) -> None:
         self._address = address
-        self._channel = grpc.aio.insecure_channel(address, _channel_options)
+        self._channel = open_aio_channel(address, connection, _channel_options)
         self._stub = LogServiceStub(self._channel)
 
     async def get_range(self, model: str) -> GetRangeResponse:

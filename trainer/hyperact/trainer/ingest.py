@@ -38,6 +38,9 @@ _transient = {
     grpc.StatusCode.RESOURCE_EXHAUSTED,
     grpc.StatusCode.CANCELLED,
     grpc.StatusCode.ABORTED,
+    # Credentials change while a trainer runs, on either side: it waits, and says why.
+    grpc.StatusCode.UNAUTHENTICATED,
+    grpc.StatusCode.PERMISSION_DENIED,
 }
 
 

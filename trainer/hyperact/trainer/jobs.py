@@ -9,7 +9,6 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-import grpc
 import numpy as np
 import structlog
 from google.protobuf import json_format
@@ -40,6 +39,7 @@ from hyperact.trainer.settings import (
     agent_kinds,
 )
 from hyperact.trainer.tracking import MetricPoint, Tracking, TrackingUnavailableError
+from hyperact.v1.channels import open_channel
 from hyperact.v1.errors import FieldError
 from hyperact.v1.manifests import check_spec
 from hyperact.v1.model_pb2 import ModelSpec
@@ -98,7 +98,7 @@ def retrain(settings: RetrainSettings, stop: Event) -> None:
     with (
         _translating(),
         checkpoints.locked(),
-        grpc.insecure_channel(settings.address, options=channel_options) as channel,
+        open_channel(settings.address, settings, channel_options) as channel,
     ):
         taken_up = _take_up(settings, checkpoints, tracking, stop)
         if taken_up is None:
@@ -129,7 +129,7 @@ def evaluate(settings: EvaluateSettings) -> None:
     """Estimate a version's value from a service's log, print and plot it. Raises JobError, also if it is refused."""
     tracking = Tracking(settings.tracking_uri, settings.data_dir, settings.model, "")
     channel_options = [("grpc.max_receive_message_length", _max_message_bytes)]
-    with _translating(), grpc.insecure_channel(settings.address, options=channel_options) as channel:
+    with _translating(), open_channel(settings.address, settings, channel_options) as channel:
         evaluation = evaluate_version(StepSource(channel, settings.model), tracking, settings, time.time())
         path = settings.plot or settings.data_dir / f"evaluation-{evaluation.version}.png"
         figure = evaluation_figure(evaluation)

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_settings import CliPositionalArg
 
 from hyperact.trainer.config import LearnerConfig
+from hyperact.v1.channels import ConnectionSettings
 from hyperact.v1.model_pb2 import AgentKind
 
 agent_kinds = {
@@ -113,7 +114,7 @@ class TrainSettings(CommonSettings):
     promote: bool = Field(default=False, description="Whether to put the registered result into service.")
 
 
-class RetrainSettings(CommonSettings):
+class RetrainSettings(CommonSettings, ConnectionSettings):
     """Settings of `hyperact retrain`."""
 
     address: str = Field(default="127.0.0.1:50051", description="The service whose log is read.")
@@ -153,7 +154,7 @@ class RetrainSettings(CommonSettings):
         return self
 
 
-class EvaluateSettings(BaseModel):
+class EvaluateSettings(ConnectionSettings):
     """Settings of `hyperact evaluate`."""
 
     model_config = ConfigDict(extra="forbid")
