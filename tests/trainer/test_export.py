@@ -14,12 +14,12 @@ from hyperact.trainer.export import (
     OnnxGraph,
     ParityError,
     check_parity,
-    golden_observations,
     to_onnx,
     write_version,
 )
 from hyperact.trainer.hypermodel import Hypermodel
 from hyperact.v1 import manifests
+from hyperact.v1.made_up import made_up_observations
 from hyperact.v1.model_pb2 import LogRange, ModelSpec
 from toy_trainer import atari_spec
 from toys import toy_spec
@@ -51,7 +51,7 @@ class TestGraph:
         self, batch_size: int, model: Hypermodel, graph: bytes, mlp_spec: ModelSpec
     ) -> None:
         """The batch is dynamic, the cast and the scaling are inside, and so is the prior."""
-        observations = golden_observations(mlp_spec, batch_size, seed=batch_size)
+        observations = made_up_observations(mlp_spec, batch_size, seed=batch_size)
 
         answered = OnnxGraph(graph).coefficients(observations)
 
@@ -77,14 +77,14 @@ class TestGraph:
         spec = toy_spec(observation_dtype=dtype)
         model = Hypermodel(spec, small, 0)
 
-        check_parity(model, to_onnx(model, spec), golden_observations(spec))
+        check_parity(model, to_onnx(model, spec), made_up_observations(spec))
 
     def test_the_atari_torso_answers_as_torch_does(self) -> None:
         """Convolutions and the min-max normalisation survive the export, in batches of 1, 2 and 7."""
         spec = atari_spec(3)
         model = Hypermodel(spec, atari.network, 0)
 
-        check_parity(model, to_onnx(model, spec), golden_observations(spec, 3))
+        check_parity(model, to_onnx(model, spec), made_up_observations(spec, 3))
 
 
 class TestWriteVersion:
@@ -99,7 +99,7 @@ class TestWriteVersion:
             environment="Toy-v0",
         )
 
-        write_version(tmp_path, model, mlp_spec, golden_observations(mlp_spec), lineage, now)
+        write_version(tmp_path, model, mlp_spec, made_up_observations(mlp_spec), lineage, now)
 
         manifest = manifests.from_json((tmp_path / "manifest.json").read_bytes())
         assert hashlib.sha256((tmp_path / "model.onnx").read_bytes()).hexdigest() == manifest.onnx_sha256
@@ -116,7 +116,7 @@ class TestWriteVersion:
         other = Hypermodel(mlp_spec, small, 1)
 
         with pytest.raises(ParityError, match="coefficients differ"):
-            check_parity(other, graph, golden_observations(mlp_spec))
+            check_parity(other, graph, made_up_observations(mlp_spec))
 
     def test_coefficients_that_are_not_numbers_are_refused(self, tmp_path: Path, mlp_spec: ModelSpec) -> None:
         """A learner that diverged is not exported."""
@@ -125,6 +125,6 @@ class TestWriteVersion:
             next(broken.learnable.parameters()).fill_(torch.nan)
 
         with pytest.raises(ParityError):
-            write_version(tmp_path, broken, mlp_spec, golden_observations(mlp_spec), Lineage("default"), now)
+            write_version(tmp_path, broken, mlp_spec, made_up_observations(mlp_spec), Lineage("default"), now)
 
         assert not list(tmp_path.iterdir())

@@ -140,6 +140,17 @@ class TestRetrain:
         assert "1" == Tracking("", data_dir, "default", "champion").serving_version()
         assert client(data_dir).get_model_version("default", "2").tags["hyperact.gate"].startswith("held: action flip")
 
+    def test_the_report_is_a_table_and_a_picture_of_the_run(self, log: ToyLog, address: str, data_dir: Path) -> None:
+        """Beside the curves, under the version's number; the verdict is the version's tag."""
+        DeepSeaPlayer(log, size=4).play(10)
+
+        run(address, data_dir)
+
+        run_id = checkpoint(data_dir)[0].run_id
+        files = {file.path for file in client(data_dir).list_artifacts(run_id, "gates")}
+        assert {"gates/version-1.md", "gates/version-1.png"} == files
+        assert client(data_dir).get_model_version("default", "1").tags["hyperact.gate"].startswith("passed")
+
     def test_a_candidate_is_measured_in_its_environment_if_asked(
         self, log: ToyLog, address: str, data_dir: Path
     ) -> None:
@@ -306,6 +317,26 @@ class TestDeath:
         assert 1 == num_versions(data_dir)
         assert "1" == Tracking("", data_dir, "default", "champion").serving_version()
         assert "1" == checkpoint(data_dir)[0].parent_version
+
+    def test_a_candidate_that_was_rolled_back_meanwhile_stays_back(
+        self, log: ToyLog, address: str, data_dir: Path
+    ) -> None:
+        """Killed between promoting and noting it, and somebody moved the alias back before it started again."""
+        DeepSeaPlayer(log, size=4).play(10)
+        run(address, data_dir)
+        before = checkpoint(data_dir)
+        DeepSeaPlayer(log, size=4, session="later").play(10)
+        run(address, data_dir)
+        state, arrays = checkpoint(data_dir)
+        state.has_candidate, state.parent_version = True, before[0].parent_version
+        Checkpoints(data_dir, "default").save(state, arrays)
+        client(data_dir).set_registered_model_alias("default", "champion", "1")
+
+        run(address, data_dir)
+
+        assert 2 == num_versions(data_dir)
+        assert "1" == Tracking("", data_dir, "default", "champion").serving_version()
+        assert "2" == checkpoint(data_dir)[0].parent_version
 
 
 _without_batch_size = {name: value for name, value in deep_sea.items() if name != "batch_size"}

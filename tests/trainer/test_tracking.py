@@ -10,7 +10,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 
-from hyperact.trainer.export import Lineage, golden_observations, write_version
+from hyperact.trainer.export import Lineage, write_version
 from hyperact.trainer.plots import learning_figure, returns_figure
 from hyperact.trainer.tracking import (
     Candidate,
@@ -23,6 +23,7 @@ from hyperact.trainer.tracking import (
 from hyperact.v1 import manifests
 from hyperact.v1.deployment_pb2 import Deployment
 from hyperact.v1.deployments import read_ledger, to_tag
+from hyperact.v1.made_up import made_up_observations
 from hyperact.v1.model_pb2 import LogRange, Manifest
 from toy_trainer import learner_with_replay
 from toys import make_registry
@@ -45,7 +46,7 @@ def export(directory: Path, run_id: str = "") -> Manifest:
     learner, _ = learner_with_replay()
     ranges = [LogRange(partition="a" * 32, begin_offset=1, end_offset=9)]
     lineage = Lineage("default", ranges, "", run_id, 17, "Toy-v0")
-    return write_version(directory, learner.hypermodel, learner.spec, golden_observations(learner.spec), lineage, now)
+    return write_version(directory, learner.hypermodel, learner.spec, made_up_observations(learner.spec), lineage, now)
 
 
 @pytest.fixture

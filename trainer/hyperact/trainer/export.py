@@ -20,15 +20,15 @@ import torch
 
 from hyperact.trainer.hypermodel import Hypermodel
 from hyperact.trainer.observations import Observations
-from hyperact.v1 import manifests
+from hyperact.v1 import golden, manifests
+from hyperact.v1.golden import Golden, relative_tolerance
 from hyperact.v1.indices import Float32s
 from hyperact.v1.model_pb2 import GraphKind, LogRange, Manifest, ModelSpec
 from hyperact.v1.tensors import numpy_dtype
 
 onnx_file = "model.onnx"
 golden_batch_sizes = (1, 2, 7)
-# Float32 sums in another order: a few units in the sixth digit of the largest coefficient.
-relative_tolerance = 1e-4
+_num_golden_kept = 16
 
 _noisy_loggers = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
 
@@ -78,7 +78,7 @@ def write_version(
     lineage: Lineage,
     now: datetime,
 ) -> Manifest:
-    """Write model.onnx and manifest.json into a directory; ParityError (and no manifest) if they would not agree."""
+    """Write graph, golden answers and manifest into a directory; ParityError (and no manifest) if they do not agree."""
     graph = to_onnx(hypermodel, spec)
     check_parity(hypermodel, graph, golden_observations)
     manifest = Manifest(
@@ -98,6 +98,7 @@ def write_version(
     manifests.check_manifest(manifest)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / onnx_file).write_bytes(graph)
+    (directory / golden.file_name).write_bytes(_golden(hypermodel, golden_observations[:_num_golden_kept]).to_bytes())
     (directory / manifests.file_name).write_text(manifests.to_json(manifest))
     return manifest
 
@@ -111,20 +112,29 @@ def check_parity(hypermodel: Hypermodel, graph: bytes, observations: Observation
     observations = np.concatenate([np.zeros_like(observations[:1]), observations])
     for size in (*golden_batch_sizes, len(observations)):
         batch = np.resize(observations, (size, *observations.shape[1:]))
-        with torch.no_grad():
-            learnable, prior = hypermodel.learnable(torch.from_numpy(batch)), hypermodel.prior(torch.from_numpy(batch))
-        expected: Float32s = (learnable + prior).numpy()
+        expected = _golden(hypermodel, batch)
         answered = session.coefficients(batch)
-        if answered.shape != expected.shape:
-            raise ParityError(f"batch of {size}: torch answers {expected.shape}, the graph {answered.shape}")
-        # Where much was learned the two parts nearly cancel, so rounding is measured against them and not their sum.
-        largest = max(float(learnable.abs().max()), float(prior.abs().max()), 1e-3)
-        difference = float(np.abs(answered - expected).max())
-        if not difference <= relative_tolerance * largest:
+        if answered.shape != expected.coefficients.shape:
+            shape = expected.coefficients.shape
+            raise ParityError(f"batch of {size}: torch answers {shape}, the graph {answered.shape}")
+        difference = float(np.abs(answered - expected.coefficients).max())
+        if not difference <= relative_tolerance * expected.scale:
             raise ParityError(
                 f"batch of {size}: coefficients differ by {difference:.3g}; "
-                f"allowed is {relative_tolerance:g} of the largest summand, {largest:.3g}"
+                f"allowed is {relative_tolerance:g} of the largest summand, {expected.scale:.3g}"
             )
+
+
+@torch.no_grad()
+def _golden(hypermodel: Hypermodel, observations: Observations) -> Golden:
+    """Return what torch answers.
+
+    Where much was learned the two parts nearly cancel, so rounding is measured against them and not their sum.
+    """
+    batch = torch.from_numpy(observations)
+    learnable, prior = hypermodel.learnable(batch), hypermodel.prior(batch)
+    scale = max(float(learnable.abs().max()), float(prior.abs().max()), 1e-3)
+    return Golden(observations, (learnable + prior).numpy(), scale)
 
 
 class OnnxGraph:
@@ -142,22 +152,6 @@ class OnnxGraph:
         """Return the coefficients of observations [N, *shape]: float32 [N, A, M + 1]."""
         answer: Float32s = self._session.run(["coefficients"], {"observations": observations})[0]
         return answer
-
-
-def golden_observations(spec: ModelSpec, number: int = 16, seed: int = 0) -> Observations:
-    """Return observations within the spec's bounds, for a version that saw none yet."""
-    rng = np.random.default_rng(seed)
-    shape, dtype = (number, *spec.observation.shape), numpy_dtype(spec.observation.dtype)
-    low = spec.observation.minimum if spec.observation.HasField("minimum") else -1.0
-    high = spec.observation.maximum if spec.observation.HasField("maximum") else 1.0
-    if dtype.kind == "f":
-        return rng.uniform(low, high, shape).astype(dtype)
-    if dtype.kind == "b":
-        return rng.integers(0, 2, shape).astype(dtype)
-    bounds = np.iinfo(dtype)
-    if not spec.observation.HasField("minimum"):
-        low, high = bounds.min, min(bounds.max, 255)
-    return rng.integers(int(low), int(high), shape, endpoint=True).astype(dtype)
 
 
 def _forget_sources(model: onnx.ModelProto) -> None:

@@ -23,7 +23,7 @@ from hyperact.trainer.curves import Curves
 from hyperact.trainer.environments import Environment, make_environment, optimal_return, spec_of
 from hyperact.trainer.evaluate import evaluate_version, log_evaluation
 from hyperact.trainer.export import Lineage
-from hyperact.trainer.gates import GateLimits
+from hyperact.trainer.gate_evidence import Examiner, Recent
 from hyperact.trainer.ingest import LogLostError, LogUnavailableError, StepSource
 from hyperact.trainer.learner import Learner, State
 from hyperact.trainer.off_policy.report import evaluation_figure, evaluation_table, verdict
@@ -41,6 +41,7 @@ from hyperact.trainer.settings import (
 from hyperact.trainer.tracking import MetricPoint, Tracking, TrackingUnavailableError
 from hyperact.v1.channels import open_channel
 from hyperact.v1.errors import FieldError
+from hyperact.v1.gates import GateLimits
 from hyperact.v1.manifests import check_spec
 from hyperact.v1.model_pb2 import ModelSpec
 
@@ -67,7 +68,7 @@ def init(settings: InitSettings) -> None:
         state = new_state(_birth(settings, tracking.serving_version()), settings.learner)
         learner = make_learner(state)
         state.run_id = tracking.start_run("init", parameters(state.config, learner.spec), {})
-        releases = Releases(tracking, GateLimits(), "hyperact init", settings.promote)
+        releases = Releases(tracking, GateLimits(), "hyperact init", settings.promote, Examiner(tracking))
         release = _release_untrained(state, learner, releases)
         tracking.end_run(state.run_id)
         state.parent_version, state.run_id = release.version, ""
@@ -111,6 +112,7 @@ def retrain(settings: RetrainSettings, stop: Event) -> None:
             poll_seconds=settings.poll_seconds,
             source=settings.address,
             reader=settings.reader or f"trainer of {settings.model}"[:64],
+            off_policy_steps=settings.off_policy_steps,
         )
         retrainer = Retrainer(
             StepSource(channel, settings.model),
@@ -202,8 +204,8 @@ class _TrainingRun:
         points += [MetricPoint("episode_return", value, number) for number, value in enumerate(self._returns, 1)]
         tracking.log_points(state.run_id, self._curves.take() + points, now)
         tracking.log_figure(state.run_id, returns_figure(self._returns, self._evaluations), "returns.png")
-        recent = self._replay.recent_observations(num_recent_observations)
-        releases = Releases(tracking, GateLimits(), "hyperact train", self._settings.promote)
+        recent = Recent(self._replay.recent_observations(num_recent_observations))
+        releases = Releases(tracking, GateLimits(), "hyperact train", self._settings.promote, Examiner(tracking))
         release = releases.release(
             f"{state.lineage}/{self._learner.num_learner_steps}",
             self._learner,
@@ -334,8 +336,15 @@ def _tracking(settings: CommonSettings) -> Tracking:
 
 
 def _releases(settings: RetrainSettings, tracking: Tracking) -> Releases:
-    limits = GateLimits(settings.max_action_flip_rate, settings.max_divergence, settings.min_evaluation_return)
-    return Releases(tracking, limits, "hyperact retrain", settings.promote, _evaluator(settings))
+    limits = GateLimits(
+        max_action_flip_rate=settings.max_action_flip_rate,
+        max_divergence=settings.max_divergence,
+        min_exploration=settings.min_exploration,
+        min_off_policy_gain=settings.min_off_policy_gain,
+        min_effective_size=settings.min_effective_size,
+        min_evaluation_return=settings.min_evaluation_return,
+    )
+    return Releases(tracking, limits, "hyperact retrain", settings.promote, Examiner(tracking, _evaluator(settings)))
 
 
 def _evaluator(settings: RetrainSettings) -> Callable[[Learner], float] | None:
@@ -355,7 +364,7 @@ def _evaluator(settings: RetrainSettings) -> Callable[[Learner], float] | None:
 def _release_untrained(state: TrainerState, learner: Learner, releases: Releases) -> Release:
     nothing = np.zeros((0, *learner.spec.observation.shape))
     name = f"{state.lineage}/0"
-    return releases.release(name, learner, nothing, _lineage(state, learner), 0, datetime.now(UTC))
+    return releases.release(name, learner, Recent(nothing), _lineage(state, learner), 0, datetime.now(UTC))
 
 
 def _lineage(state: TrainerState, learner: Learner) -> Lineage:

@@ -31,6 +31,7 @@ from hyperact.trainer.births import make_learner, parameters, spec_of_state
 from hyperact.trainer.checkpoints import Checkpoints, RoundRecord, TrainerState
 from hyperact.trainer.curves import Curves, names
 from hyperact.trainer.export import Lineage, to_onnx
+from hyperact.trainer.gate_evidence import Recent
 from hyperact.trainer.ingest import (
     Extent,
     Ingest,
@@ -43,10 +44,12 @@ from hyperact.trainer.ingest import (
 )
 from hyperact.trainer.learner import Learner, State
 from hyperact.trainer.n_step import NStepAssembler, NStepTransition
+from hyperact.trainer.off_policy.episodes import EpisodeCollector
 from hyperact.trainer.plots import learning_figure
 from hyperact.trainer.releases import Release, Releases
 from hyperact.trainer.replay import chunk_size
 from hyperact.trainer.tracking import MetricPoint, TrackingUnavailableError
+from hyperact.v1.tensors import TensorChecker
 from hyperact.v1.transitions import EpisodeSummary
 
 logger = structlog.get_logger()
@@ -56,6 +59,8 @@ commit_margin_seconds = 1.0
 # A learner that is killed in a long round loses at most this much.
 save_period_seconds = 30.0
 num_recent_observations = 512
+# What the off-policy estimate may keep of observations, each of which a transition has twice.
+_episodes_budget_bytes = 256 << 20
 
 
 class Stopped(Exception):  # noqa: N818 -- not an error: somebody asked
@@ -73,6 +78,7 @@ class RetrainOptions:
         poll_seconds: how often to look at the log.
         source: the log's address, for people.
         reader: the name under which the log keeps what was not read yet; empty: it is not told.
+        off_policy_steps: logged steps, the newest, from which the gates estimate what a candidate is worth; 0: none.
     """
 
     min_new_steps: int = 200
@@ -81,6 +87,7 @@ class RetrainOptions:
     poll_seconds: float = 0.5
     source: str = ""
     reader: str = ""
+    off_policy_steps: int = 2000
 
 
 @dataclass(slots=True)
@@ -135,6 +142,10 @@ class Retrainer:
         self._n_step = NStepAssembler(config.num_td_steps, spec.discount, config.reward_view)
         self._ingest = Ingest(spec)
         self._returns = Returns()
+        max_steps = min(
+            options.off_policy_steps, _episodes_budget_bytes // (2 * TensorChecker(spec.observation).num_bytes)
+        )
+        self._episodes = EpisodeCollector(max_steps, max_open_steps=max_steps)
         self._curves = Curves()
         self._unplaced: list[NStepTransition] = []
         self._written_returns: dict[int, tuple[float, int]] = {}
@@ -280,6 +291,7 @@ class Retrainer:
     def _place(self, taken: Taken) -> None:
         """Store transitions in whole chunks: messages of the log may be cut anywhere, the prior's batches may not."""
         self._returns.add(taken.episodes)
+        self._episodes.push(taken.transitions)
         self._unplaced.extend(self._n_step.push(taken.transitions))
         num_whole = len(self._unplaced) // chunk_size * chunk_size
         self._replay.add(self._unplaced[:num_whole])
@@ -339,7 +351,7 @@ class Retrainer:
             num_learner_steps=self._learner.num_learner_steps,
             environment=state.environment,
         )
-        recent = self._replay.recent_observations(num_recent_observations)
+        recent = Recent(self._replay.recent_observations(num_recent_observations), self._episodes.episodes)
         return self._releases.release(name, self._learner, recent, lineage, state.num_new_transitions, now)
 
     def _ensure_run(self) -> None:

@@ -142,6 +142,24 @@ class RetrainSettings(CommonSettings, ConnectionSettings):
         le=1,
         description="Gate: the most total variation from the serving policy on recent observations.",
     )
+    min_exploration: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="Gate: the least that values must vary over indices, as a share of how the serving version's do.",
+    )
+    min_off_policy_gain: float | None = Field(
+        default=None,
+        description="Gate: the least gain over the logged return that the log must leave possible; unset: told only.",
+    )
+    min_effective_size: float = Field(
+        default=0.0,
+        ge=0,
+        description="Gate: the least number of equally weighted episodes that the log must be worth; 0: none.",
+    )
+    off_policy_steps: int = Field(
+        default=2000, ge=0, description="The newest logged steps that the off-policy estimate uses; 0: there is none."
+    )
     min_evaluation_return: float | None = Field(
         default=None, description="Gate: the least mean return of evaluation episodes in env; unset: no evaluation."
     )

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hyperact.v1 import deployments, local_store, manifests
+from hyperact.v1 import deployments, golden, local_store, manifests
 from hyperact.v1.deployment_pb2 import Deployment
 from hyperact.v1.errors import FieldError
 from hyperact.v1.model_pb2 import Manifest
@@ -39,6 +39,7 @@ candidate_tag = "hyperact.candidate"
 gate_tag = "hyperact.gate"
 dataset_tag = "hyperact.dataset"
 learner_steps_tag = "hyperact.num_learner_steps"
+evaluation_return_tag = "hyperact.evaluation_return"
 
 # MLflow takes these from the environment alone; what the operator set there stands. Nothing here is for others to
 # count, and a server that is away should be noticed before a person does.
@@ -162,6 +163,11 @@ class Tracking:
         with _reaching(self.uri):
             self._client.log_figure(run_id, figure, file)
 
+    def log_text(self, run_id: str, text: str, file: str) -> None:
+        """Save a text with a run, over an earlier one of that name."""
+        with _reaching(self.uri):
+            self._client.log_text(run_id, text, file)
+
     def log_file(self, run_id: str, path: Path, folder: str) -> None:
         """Save a file with a run, over an earlier one of that name."""
         with _reaching(self.uri):
@@ -246,6 +252,11 @@ class Tracking:
                 f"name = '{_quoted(self._model)}'", max_results=1, order_by=["version_number DESC"]
             )
         return str(found[0].version) if found else ""
+
+    def has_served(self, version: str) -> bool:
+        """Tell whether the ledger knows of a deployment of a version."""
+        with _reaching(self.uri):
+            return any(entry.to_version == version for entry in self._ledger())
 
     def promote(self, version: str, actor: str, num_transitions: int, gate_report: str, now: datetime) -> Deployment:
         """Move the alias to a version and write the ledger; harmless if it stands there already."""
@@ -356,7 +367,7 @@ def _save_onnx_flavour(model_dir: Path, export_dir: Path, manifest: Manifest) ->
         save_as_external_data=False,
     )
     # The digest in the manifest is of the exported bytes: MLflow's copy is written anew.
-    for file in (manifest.onnx_file, manifests.file_name):
+    for file in (manifest.onnx_file, manifests.file_name, golden.file_name):
         (model_dir / file).write_bytes((export_dir / file).read_bytes())
 
 

@@ -60,9 +60,15 @@ class Episode:
 class EpisodeCollector:
     """Keeps the newest whole episodes."""
 
-    def __init__(self, max_steps: int, first_deployment: int = 0) -> None:
-        """Keep at most `max_steps` steps of episodes that no deployment before `first_deployment` began."""
+    def __init__(self, max_steps: int, first_deployment: int = 0, *, max_open_steps: int | None = None) -> None:
+        """Keep at most `max_steps` steps of episodes that no deployment before `first_deployment` began.
+
+        Of episodes that did not end, at most `max_open_steps` are kept (None: all): the one that began first is given
+        up first.
+        """
         self._max_steps = max_steps
+        self._max_open_steps = max_open_steps
+        self._num_open_steps = 0
         self._first_deployment = first_deployment
         self._open: dict[EpisodeKey, dict[int, Transition]] = {}
         self._whole: deque[Episode] = deque()
@@ -79,18 +85,24 @@ class EpisodeCollector:
             key = transition.key
             name = (key.session, key.run, key.episode)
             steps = self._open.setdefault(name, {})
+            self._num_open_steps += key.number not in steps
             steps[key.number] = transition
             last = max(steps)
             if len(steps) == last + 1 and (steps[last].terminated or steps[last].truncated):
-                del self._open[name]
+                self._close(name)
                 self._keep(Episode(tuple(steps[number] for number in range(last + 1))))
+            while self._max_open_steps is not None and self._num_open_steps > self._max_open_steps:
+                self._close(next(iter(self._open)))
+
+    def _close(self, name: EpisodeKey) -> None:
+        self._num_open_steps -= len(self._open.pop(name))
 
     def _keep(self, episode: Episode) -> None:
         if episode.steps[0].deployment < self._first_deployment:
             return
         self._whole.append(episode)
         self._num_steps += len(episode.steps)
-        while self._num_steps > self._max_steps and len(self._whole) > 1:
+        while self._num_steps > self._max_steps and (len(self._whole) > 1 or not self._max_steps):
             self._num_steps -= len(self._whole.popleft().steps)
 
 
