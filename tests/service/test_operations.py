@@ -130,13 +130,15 @@ class TestPromote:
     def test_a_version_that_the_service_refuses_fails(
         self, data_dir: Path, service: Service, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """Whoever promotes learns at once why it does not serve."""
+        """Whoever promotes learns before why it would not serve; forced, afterwards."""
         toys.toy_version(data_dir / "wrong", model="another")
         version = toys.register(f"sqlite:///{data_dir / 'mlflow.db'}", data_dir / "wrong")
 
-        code = promote(PromoteSettings(version=version, data_dir=data_dir, address=service.address))
+        settings = PromoteSettings(version=version, data_dir=data_dir, address=service.address)
 
-        assert 1 == code
+        assert 1 == promote(settings)
+        assert "version 3 is held back: WRONG_MODEL" in capsys.readouterr().err
+        assert 1 == promote(settings.model_copy(update={"force": True, "reason": "to see"}))
         assert "refused version 3: WRONG_MODEL" in capsys.readouterr().err
 
     def test_a_version_that_is_not_there_is_one_line(self, data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

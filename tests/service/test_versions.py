@@ -28,7 +28,7 @@ from hyperact.service.repository import Repository, max_hanging_calls
 from hyperact.service.version_cache import VersionCache
 from hyperact.service.versions import Versions
 from hyperact.v1 import manifests
-from hyperact.v1.deployment_pb2 import VersionState
+from hyperact.v1.deployment_pb2 import Deployment, VersionState
 from hyperact.v1.deployments import read_ledger
 from toy_hypermodels import coefficients_of
 
@@ -100,7 +100,7 @@ class World:
     async def promote(self, version: str) -> None:
         """Move the alias and write the ledger."""
         now = datetime.fromtimestamp(self.now, UTC)
-        await self.repository().promote("default", version, "somebody", now)
+        await self.repository().promote("default", version, now, Deployment(actor="somebody"))
 
 
 @pytest.fixture

@@ -122,6 +122,8 @@ class Deployment(_message.Message):
     GATE_REPORT_FIELD_NUMBER: _builtins.int
     MEAN_RETURN_FIELD_NUMBER: _builtins.int
     NUM_EPISODES_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    IS_FORCED_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """From 1, without gaps."""
     from_version: _builtins.str
@@ -138,6 +140,10 @@ class Deployment(_message.Message):
     """The mean return of training episodes that this deployment decided; unset if none ended yet."""
     num_episodes: _builtins.int
     """How many episodes that mean is over."""
+    reason: _builtins.str
+    """Why, in the words of whoever did it. Never empty if the gates were overridden; else mostly empty."""
+    is_forced: _builtins.bool
+    """Whether the gates' verdict was overridden; `gate_report` says what it was."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When it was recorded."""
@@ -154,10 +160,12 @@ class Deployment(_message.Message):
         gate_report: _builtins.str = ...,
         mean_return: _builtins.float | None = ...,
         num_episodes: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        is_forced: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_mean_return", b"_mean_return", "mean_return", b"mean_return", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mean_return", b"_mean_return", "actor", b"actor", "from_version", b"from_version", "gate_report", b"gate_report", "mean_return", b"mean_return", "num_episodes", b"num_episodes", "num_transitions", b"num_transitions", "number", b"number", "time", b"time", "to_version", b"to_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mean_return", b"_mean_return", "actor", b"actor", "from_version", b"from_version", "gate_report", b"gate_report", "is_forced", b"is_forced", "mean_return", b"mean_return", "num_episodes", b"num_episodes", "num_transitions", b"num_transitions", "number", b"number", "reason", b"reason", "time", b"time", "to_version", b"to_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__mean_return: _TypeAlias = _typing.Literal["mean_return"]  # noqa: Y015
     _WhichOneofArgType__mean_return: _TypeAlias = _typing.Literal["_mean_return", b"_mean_return"]  # noqa: Y015

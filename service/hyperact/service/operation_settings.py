@@ -4,12 +4,14 @@ import getpass
 import socket
 from enum import StrEnum
 from pathlib import Path
+from typing import Self
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 from pydantic_settings import CliPositionalArg
 
 from hyperact.service.settings import default_address, fill_registry_uri
 from hyperact.v1.channels import ConnectionSettings
+from hyperact.v1.gates import GateLimits
 
 
 class StatusSettings(ConnectionSettings, extra="forbid"):
@@ -54,16 +56,74 @@ class SteeringSettings(RegistrySettings, ConnectionSettings):
         return self.actor or f"{getpass.getuser()}@{socket.gethostname()}"
 
 
-class PromoteSettings(SteeringSettings):
+class GateSettings(SteeringSettings):
+    """What is measured of a version before it serves, and its limits."""
+
+    max_action_flip_rate: float = Field(
+        default=1.0, ge=0, le=1, description="Gate: the most (observation, index) pairs whose best action may change."
+    )
+    max_divergence: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="Gate: the most total variation from the serving policy on recent observations.",
+    )
+    min_exploration: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="Gate: the least that values must vary over indices, as a share of how the serving version's do.",
+    )
+    min_off_policy_gain: float | None = Field(
+        default=None,
+        description="Gate: the least gain over the logged return that the log must leave possible; unset: told only.",
+    )
+    min_effective_size: float = Field(
+        default=0.0,
+        ge=0,
+        description="Gate: the least number of equally weighted episodes that the log must be worth; 0: none.",
+    )
+    off_policy_steps: int = Field(
+        default=2000, ge=0, description="The newest logged steps that the off-policy estimate uses; 0: there is none."
+    )
+    min_evaluation_return: float | None = Field(
+        default=None,
+        description="Gate: the least mean return of evaluation episodes, as the trainer measured it; unset: told only.",
+    )
+    max_version_bytes: int = Field(default=1 << 30, gt=0, description="The largest version to download and judge.")
+
+    @property
+    def limits(self) -> GateLimits:
+        """The declared limits."""
+        return GateLimits(
+            max_action_flip_rate=self.max_action_flip_rate,
+            max_divergence=self.max_divergence,
+            min_exploration=self.min_exploration,
+            min_off_policy_gain=self.min_off_policy_gain,
+            min_effective_size=self.min_effective_size,
+            min_evaluation_return=self.min_evaluation_return,
+        )
+
+
+class PromoteSettings(GateSettings):
     """Settings of `hyperact promote`."""
 
     version: CliPositionalArg[str] = Field(description="The registered version to put into service.")
+    force: bool = Field(default=False, description="Whether to promote it although a gate holds it back.")
+    reason: str = Field(default="", max_length=1000, description="Why, for the ledger; required with --force.")
+
+    @model_validator(mode="after")
+    def _check_force(self) -> Self:
+        if self.force and not self.reason.strip():
+            raise ValueError("force needs a reason: the ledger keeps who overrode the gates and why")
+        return self
 
 
 class RollbackSettings(SteeringSettings):
     """Settings of `hyperact rollback`."""
 
     to: str = Field(default="", description="The version to go back to; empty: the one before the last deployment.")
+    reason: str = Field(default="", max_length=1000, description="Why, for the ledger.")
 
 
 class DeploymentsSettings(RegistrySettings):

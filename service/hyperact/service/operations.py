@@ -5,6 +5,7 @@ command that keeps going ends it as it should.
 """
 
 import asyncio
+import contextlib
 import sys
 import time
 from collections import deque
@@ -28,7 +29,14 @@ from hyperact.service.operation_settings import (
     StatusSettings,
     SteeringSettings,
 )
-from hyperact.service.tables import deployments_table, entry_line, make_console, range_view, status_view
+from hyperact.service.tables import (
+    deployments_table,
+    entry_line,
+    gates_table,
+    make_console,
+    range_view,
+    status_view,
+)
 from hyperact.v1.channels import open_channel
 from hyperact.v1.deployment_pb2 import (
     Deployment,
@@ -38,6 +46,7 @@ from hyperact.v1.deployment_pb2 import (
     VersionState,
 )
 from hyperact.v1.deployment_pb2_grpc import DeploymentServiceStub
+from hyperact.v1.gates import Verdict
 from hyperact.v1.log_pb2 import ForgetRequest, GetRangeRequest, LogEntry, LogPosition, ReadRequest
 from hyperact.v1.log_pb2_grpc import LogServiceStub
 
@@ -45,6 +54,7 @@ if TYPE_CHECKING:
     from hyperact.service.repository import Repository
 
 watch_period_seconds = 1.0
+promotion_gate_tag = "hyperact.gate.promotion"
 _tail_growth = 16
 
 
@@ -72,8 +82,21 @@ def status(settings: StatusSettings) -> int:
 
 
 def promote(settings: PromoteSettings) -> int:
-    """Move the alias to a version: the service puts it into service at its next look at the registry."""
-    return _move(settings, settings.version)
+    """Judge a version and, if no gate holds it back, move the alias to it: then it serves."""
+    try:
+        verdict = asyncio.run(_judge(settings))
+    except RegistryUnavailableError as error:
+        return fail(str(error))
+    make_console().print(gates_table(settings.version, verdict))
+    if not verdict.is_promotion and not settings.force:
+        return fail(f"version {settings.version} is held back: {'; '.join(verdict.reasons)}")
+    note = Deployment(
+        actor=settings.actor_or_user,
+        gate_report=verdict.report,
+        reason=settings.reason,
+        is_forced=not verdict.is_promotion,
+    )
+    return _move(settings, settings.version, note)
 
 
 def rollback(settings: RollbackSettings) -> int:
@@ -87,7 +110,7 @@ def rollback(settings: RollbackSettings) -> int:
         version = ledger[-1].from_version if ledger else ""
     if not version:
         return fail(f"nothing served before on {settings.model!r}: name a version with --to")
-    return _move(settings, version)
+    return _move(settings, version, Deployment(actor=settings.actor_or_user, reason=settings.reason))
 
 
 def deployments(settings: DeploymentsSettings) -> int:
@@ -142,11 +165,29 @@ def _read_ledger(settings: RegistrySettings) -> list[Deployment]:
     return asyncio.run(open_repository(settings).look(settings.model)).ledger
 
 
-def _move(settings: SteeringSettings, version: str) -> int:
+async def _judge(settings: PromoteSettings) -> Verdict:
+    """Judge a version, and keep the verdict as its tag and with the run that made it."""
+    from hyperact.service.judgement import Judgement
+
+    repository = open_repository(settings)
+    versions = await repository.list_versions(settings.model)
+    if settings.version not in versions:
+        known = f"there are {', '.join(versions)}" if versions else "there are none"
+        raise RegistryUnavailableError(f"model {settings.model!r} has no version {settings.version}: {known}")
+    with Judgement(repository, settings) as judgement:
+        verdict = await judgement.judge(settings.version)
+        run_id = await judgement.run_of(settings.version)
+    await repository.set_version_tag(settings.model, settings.version, promotion_gate_tag, verdict.report)
+    if run_id:
+        text = verdict.to_markdown(f"gates of version {settings.version}, by hyperact promote")
+        with contextlib.suppress(RegistryUnavailableError):  # the run may be gone; the tag has the verdict
+            await repository.log_text(run_id, text, f"gates/version-{settings.version}-promotion.md")
+    return verdict
+
+
+def _move(settings: SteeringSettings, version: str, note: Deployment) -> int:
     try:
-        entry = asyncio.run(
-            open_repository(settings).promote(settings.model, version, settings.actor_or_user, datetime.now(UTC))
-        )
+        entry = asyncio.run(open_repository(settings).promote(settings.model, version, datetime.now(UTC), note))
     except (RegistryUnavailableError, VersionRefusedError) as error:
         return fail(str(error))
     make_console().print(deployments_table(settings.model, [entry]))

@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -28,10 +29,11 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from hyperact.service.errors import RegistryUnavailableError, VersionRefusedError
 from hyperact.service.version_cache import CachedVersion, VersionCache
-from hyperact.v1 import local_store, manifests
+from hyperact.v1 import golden, local_store, manifests
 from hyperact.v1.deployment_pb2 import Deployment
 from hyperact.v1.deployments import entry_for, read_ledger, to_tag
 from hyperact.v1.errors import FieldError
+from hyperact.v1.golden import Golden
 
 logger = logging.getLogger(__name__)
 max_manifest_bytes = 16 << 20
@@ -114,14 +116,37 @@ class Repository:
         """Write one entry of the ledger. Raises RegistryUnavailableError."""
         await self._call(lambda: self._client().set_registered_model_tag(model, *to_tag(entry)), self._call_seconds)
 
-    async def promote(self, model: str, version: str, actor: str, now: datetime) -> Deployment:
+    async def promote(self, model: str, version: str, now: datetime, note: Deployment) -> Deployment:
         """Move the alias to a version and write the ledger; return the deployment.
+
+        `note` says who and why: its actor, gate_report, reason and is_forced go into the entry.
 
         Raises:
             VersionRefusedError: MISSING, naming the versions that there are.
             RegistryUnavailableError: the registry cannot be reached.
         """
-        return await self._call(lambda: self._promote(model, version, actor, now), self._call_seconds)
+        return await self._call(lambda: self._promote(model, version, now, note), self._call_seconds)
+
+    async def fetch_golden(self, model: str, version: str) -> Golden | None:
+        """Return what a version's learner answered at its export; None if nobody kept it.
+
+        Raises:
+            VersionRefusedError: MISSING or CORRUPT.
+            RegistryUnavailableError: the registry or the artefact store cannot be reached.
+        """
+        return await self._call(lambda: self._fetch_golden(model, version), self._download_seconds)
+
+    async def version_tags(self, model: str, version: str) -> dict[str, str]:
+        """Return a version's tags. Raises VersionRefusedError (MISSING) or RegistryUnavailableError."""
+        return await self._call(lambda: dict(self._get_version(model, version).tags), self._call_seconds)
+
+    async def set_version_tag(self, model: str, version: str, name: str, value: str) -> None:
+        """Set a tag of a version. Raises RegistryUnavailableError."""
+        await self._call(lambda: self._client().set_model_version_tag(model, version, name, value), self._call_seconds)
+
+    async def log_text(self, run_id: str, text: str, file: str) -> None:
+        """Save a text with a run, over an earlier one of that name. Raises RegistryUnavailableError."""
+        await self._call(lambda: self._client().log_text(run_id, text, file), self._call_seconds)
 
     async def list_versions(self, model: str) -> list[str]:
         """Return the registered versions, oldest first, empty without a model. Raises RegistryUnavailableError."""
@@ -194,7 +219,7 @@ class Repository:
         found = self._client().search_model_versions(f"name = {quote}{model}{quote}")
         return [str(number) for number in sorted(int(version.version) for version in found)]
 
-    def _promote(self, model: str, version: str, actor: str, now: datetime) -> Deployment:
+    def _promote(self, model: str, version: str, now: datetime, note: Deployment) -> Deployment:
         client = self._client()
         try:
             client.set_registered_model_alias(model, self.alias, version)
@@ -203,16 +228,33 @@ class Repository:
                 raise
             known = f"there are {', '.join(versions)}" if versions else "there are none"
             raise VersionRefusedError("MISSING", f"model {model!r} has no version {version}: {known}") from error
-        entry = entry_for(self._look(model).ledger, version, actor, now)
+        entry = entry_for(self._look(model).ledger, version, note.actor, now)
+        entry.MergeFrom(Deployment(gate_report=note.gate_report, reason=note.reason, is_forced=note.is_forced))
         client.set_registered_model_tag(model, *to_tag(entry))
         return entry
 
-    def _fetch(self, model: str, version: str) -> CachedVersion:
-        client = self._client()
+    def _get_version(self, model: str, version: str) -> Any:
         try:
-            found = client.get_model_version(model, version)
+            return self._client().get_model_version(model, version)
         except MlflowException as error:
             _refuse_if_missing(error, f"version {version} is not in the registry")
+
+    def _fetch_golden(self, model: str, version: str) -> Golden | None:
+        client = self._client()
+        store = self._artifact_store(client, client.get_model_version_download_uri(model, version))
+        sizes = {file.path: file.file_size for file in store.list_artifacts() if not file.is_dir}
+        if golden.file_name not in sizes:
+            return None
+        with tempfile.TemporaryDirectory() as directory:
+            _download_file(store, sizes, golden.file_name, golden.max_bytes, Path(directory))
+            try:
+                return golden.from_bytes((Path(directory) / golden.file_name).read_bytes())
+            except FieldError as error:
+                raise VersionRefusedError("CORRUPT", str(error)) from error
+
+    def _fetch(self, model: str, version: str) -> CachedVersion:
+        client = self._client()
+        found = self._get_version(model, version)
         origin = f"{found.creation_timestamp} {found.run_id or ''} {found.source}"
         cached = self.cache.find(model, version)
         if cached is not None and cached.origin == origin:

@@ -10,6 +10,8 @@ from rich.table import Table
 
 from hyperact.v1.decision_pb2 import Outcome
 from hyperact.v1.deployment_pb2 import Deployment, GetStatusResponse, ModelStatus, VersionState, VersionStatus
+from hyperact.v1.gates import Outcome as GateOutcome
+from hyperact.v1.gates import Verdict
 from hyperact.v1.log_pb2 import GetRangeResponse, LogEntry
 from hyperact.v1.steps import to_key
 
@@ -20,6 +22,7 @@ _style_of_state = {
     VersionState.VERSION_STATE_DRAINING: "yellow",
     VersionState.VERSION_STATE_REFUSED: "red",
 }
+_style_of_outcome = {GateOutcome.PASSED: "green", GateOutcome.HELD: "red", GateOutcome.NOT_MEASURED: "dim"}
 
 
 def make_console() -> Console:
@@ -70,7 +73,7 @@ def _note(version: VersionStatus) -> str:
 def deployments_table(model: str, ledger: Sequence[Deployment]) -> Table:
     """Return the ledger, the newest last."""
     table = Table(title=f"deployments of {escape(model)}", title_justify="left")
-    for name in ("#", "time", "who", "version", "transitions", "episodes", "mean return", "gates"):
+    for name in ("#", "time", "who", "version", "transitions", "episodes", "mean return", "gates and reason"):
         table.add_column(name, justify="right" if name in ("#", "transitions", "episodes", "mean return") else "left")
     for entry in ledger:
         table.add_row(
@@ -81,8 +84,25 @@ def deployments_table(model: str, ledger: Sequence[Deployment]) -> Table:
             str(entry.num_transitions or ""),
             str(entry.num_episodes or ""),
             f"{entry.mean_return:.4g}" if entry.HasField("mean_return") else "",
-            escape(entry.gate_report),
+            escape(_remark(entry)),
         )
+    return table
+
+
+def _remark(entry: Deployment) -> str:
+    """Return the gates' verdict and why it was done, if anybody said so."""
+    parts = ["forced" if entry.is_forced else "", entry.gate_report, f"because {entry.reason}" if entry.reason else ""]
+    return "; ".join(part for part in parts if part)
+
+
+def gates_table(version: str, verdict: Verdict) -> Table:
+    """Return what each gate said of a version."""
+    table = Table(title=f"gates of version {escape(version)}", title_justify="left")
+    for name in ("gate", "measured", "limit", "outcome"):
+        table.add_column(name)
+    for gate in verdict.gates:
+        style = _style_of_outcome[gate.outcome]
+        table.add_row(gate.name, escape(gate.measured), gate.limit or "-", f"[{style}]{gate.outcome}[/]")
     return table
 
 
