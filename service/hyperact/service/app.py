@@ -32,6 +32,7 @@ from hyperact.service.servicer import DecisionServicer
 from hyperact.service.settings import ExecutionProvider, ServeSettings, split_address
 from hyperact.service.step_log import Durability, StepLog
 from hyperact.service.tls import TlsFiles, make_credentials
+from hyperact.service.traces import Traces
 from hyperact.service.version_cache import VersionCache
 from hyperact.service.versions import Versions
 
@@ -92,7 +93,9 @@ class Worker:
         )
         self._reader = LogReader(settings.data_dir / "log", self._log)
         self._versions = _make_versions(settings, self.metrics)
-        self._data_plane = DataPlane(self._versions, self._log, keys, _make_limits(settings), self.metrics)
+        self._traces = _make_traces(settings.trace_endpoint)
+        limits = _make_limits(settings)
+        self._data_plane = DataPlane(self._versions, self._log, keys, limits, self.metrics, self._traces)
         is_fallback_enough = settings.fallback_num_actions > 0 and not settings.require_version
         self._guard = _make_guard(settings, self.metrics)
         self._readiness = Readiness(self._versions, self._log, is_fallback_enough=is_fallback_enough)
@@ -101,6 +104,8 @@ class Worker:
     async def serve(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set, then finish what is in work and leave nothing open."""
         async with contextlib.AsyncExitStack() as stack:
+            if self._traces is not None:
+                stack.push_async_callback(asyncio.to_thread, self._traces.close)
             stack.push_async_callback(self._log.close)
             stack.callback(self._reader.close)
             stack.push_async_callback(self._data_plane.close)
@@ -123,6 +128,7 @@ class Worker:
                 max_calls=settings.max_calls_per_connection,
                 tls=_make_tls(settings),
                 guard=self._guard,
+                interceptors=self._traces.interceptors() if self._traces is not None else (),
             ),
         )
         if settings.metrics_address:
@@ -257,6 +263,16 @@ def _describe_tls(settings: ServeSettings) -> str:
     if settings.tls_certificate_file is None:
         return "none"
     return "server and clients" if settings.tls_client_ca_file else "server"
+
+
+def _make_traces(endpoint: str) -> Traces | None:
+    if not endpoint:
+        return None
+    try:
+        from hyperact.service.tracing import OpenTelemetryTraces
+    except ModuleNotFoundError as error:
+        raise RuntimeError(f"trace_endpoint needs the extra hyperact[tracing]: {error}") from error
+    return OpenTelemetryTraces(endpoint)
 
 
 def _count_pins(gauge: Gauge, versions: Versions) -> None:

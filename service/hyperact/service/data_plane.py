@@ -21,6 +21,7 @@ from hyperact.service.rows import Answer, Answers, Row
 from hyperact.service.sessions import Asked, Cursor, Replayed, SessionKey, Sessions, to_cursor
 from hyperact.service.statuses import code_of
 from hyperact.service.step_log import StepLog
+from hyperact.service.traces import Traces
 from hyperact.service.versions import Versions
 from hyperact.service.work import Work
 from hyperact.v1.decision_pb2 import ActRequest, ActResponse, GetSpecResponse, Report, ReportRequest, ReportResponse
@@ -30,7 +31,15 @@ from hyperact.v1.steps import StepKey, make_run, to_key
 class DataPlane:
     """The decision path of one worker. Used from its event loop only."""
 
-    def __init__(self, versions: Versions, step_log: StepLog, keys: Keys, limits: Limits, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        versions: Versions,
+        step_log: StepLog,
+        keys: Keys,
+        limits: Limits,
+        metrics: Metrics,
+        traces: Traces | None = None,
+    ) -> None:
         self._versions = versions
         self._log = step_log
         self._keys = keys
@@ -44,7 +53,8 @@ class DataPlane:
             draw_run=lambda: make_run(time.time_ns() // 1_000_000, os.urandom(5)),
         )
         self._work = Work(limits.max_queued)
-        self._pipeline = Pipeline(self._sessions, step_log, keys, limits, metrics, self._work)
+        self._traces = traces
+        self._pipeline = Pipeline(self._sessions, step_log, keys, limits, metrics, self._work, traces)
 
     @property
     def num_sessions(self) -> int:
@@ -170,6 +180,7 @@ class DataPlane:
             waiting=[(answers, place)],
             versions=versions,
             caller=caller,
+            span=self._traces.current() if self._traces is not None else None,
         )
         flight.payload = row
         self._work.begin()

@@ -8,16 +8,18 @@ from wsgiref.simple_server import WSGIServer
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 from hyperact.service.settings import split_address
+from hyperact.service.traces import Times
 
 _latency_buckets_seconds = tuple(step * 10.0**power for power in range(-5, 1) for step in (1, 2, 5))
+_swap_buckets_seconds = tuple(step * 10.0**power for power in range(-3, 3) for step in (1, 3))
 _row_buckets = tuple(2**power for power in range(13))
 
 
 class Metrics:
     """All metrics of one worker.
 
-    Latencies are those of a batch's oldest row: `queue` until the model call, `model` in it and the decision, `log` in
-    the append, `total` from the request's arrival to its answer.
+    Latencies are those of a batch's oldest row: `queue` until its batch was closed, `model` in the model call and the
+    decision, `log` in the append, `reply` until the answers were handed out, `total` all of these.
     """
 
     def __init__(self) -> None:
@@ -34,13 +36,24 @@ class Metrics:
         self.refused_calls = self._counter("refused_calls", "Calls refused for who made them, by reason.", "reason")
         self.seconds = Histogram(
             "hyperact_decision_seconds",
-            "Latency of a batch's oldest row by stage.",
-            ["stage"],
+            "Latency of a batch's oldest row by stage, model and version.",
+            ["stage", "model", "version"],
             registry=self.registry,
             buckets=_latency_buckets_seconds,
         )
         self.batch_rows = Histogram(
-            "hyperact_batch_rows", "Rows of one model call.", registry=self.registry, buckets=_row_buckets
+            "hyperact_batch_rows",
+            "Rows of one model call, by model and version.",
+            ["model", "version"],
+            registry=self.registry,
+            buckets=_row_buckets,
+        )
+        self.swap_seconds = Histogram(
+            "hyperact_swap_seconds",
+            "How long a version took to fetch, load and warm up, by model and phase.",
+            ["model", "phase"],
+            registry=self.registry,
+            buckets=_swap_buckets_seconds,
         )
         self.swaps = self._counter("version_swaps", "Versions put into service.", "model")
         self.deployment = self._gauge("deployment", "The number of the deployment that serves.", "model")
@@ -51,7 +64,18 @@ class Metrics:
         self.registry_up = self._gauge("registry_up", "Whether the last look at the registry succeeded.", "model")
         self.pinned_episodes = self._gauge("pinned_episodes", "Episodes pinned to a version.", "model", "version")
         self.decision_child = lru_cache(maxsize=1024)(self.decisions.labels)
-        self.stage = {name: self.seconds.labels(name) for name in ("queue", "model", "log", "total")}
+        self._batch_children = lru_cache(maxsize=1024)(self._make_batch_children)
+
+    def count_batch(
+        self, model: str, version: str, num_rows: int, times: Times, exemplar: dict[str, str] | None
+    ) -> None:
+        """Note that a batch was decided, logged and answered."""
+        rows, stages = self._batch_children(model, version)
+        self.decision_child(model, version, "OK").inc(num_rows)
+        rows.observe(num_rows)
+        for stage, begin, end in zip(stages, times, times[1:], strict=False):
+            stage.observe(end - begin)
+        stages[-1].observe(times.done - times.arrived, exemplar)
 
     def set_serving(self, model: str, version: str, deployment: int) -> None:
         """Note that a version came into service."""
@@ -67,6 +91,10 @@ class Metrics:
         """Count a version that was refused."""
         self.version_failures.labels(model, reason).inc()
 
+    def observe_swap_phase(self, model: str, phase: str, seconds: float) -> None:
+        """Note how long a phase of loading a version took. For any thread."""
+        self.swap_seconds.labels(model, phase).observe(max(0.0, seconds))
+
     def set_registry_up(self, model: str, is_up: bool) -> None:
         """Note whether a look at the registry succeeded."""
         self.registry_up.labels(model).set(is_up)
@@ -81,6 +109,11 @@ class Metrics:
         """Answer Prometheus over HTTP from a thread. OSError if the address is taken."""
         host, port = split_address(address)
         return MetricsServer(*start_http_server(port, host, self.registry))
+
+    def _make_batch_children(self, model: str, version: str) -> tuple[Histogram, list[Histogram]]:
+        return self.batch_rows.labels(model, version), [
+            self.seconds.labels(stage, model, version) for stage in ("queue", "model", "log", "reply", "total")
+        ]
 
     def _gauge(self, name: str, help_text: str, *labels: str) -> Gauge:
         return Gauge(f"hyperact_{name}", help_text, labels, registry=self.registry)

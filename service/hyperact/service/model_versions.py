@@ -27,6 +27,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -129,6 +130,7 @@ class ModelVersions:
             executor=options.executor,
             now=options.now,
             notify=options.notify,
+            observe_phase=partial(options.metrics.observe_swap_phase, model),
         )
         self._held: dict[str, _Held] = {}
         self._refused: dict[str, _Refusal] = {}

@@ -33,6 +33,7 @@ from hyperact.service.rows import Answer, Row
 from hyperact.service.sessions import Cursor, Sessions, cursor_after
 from hyperact.service.statuses import code_of
 from hyperact.service.step_log import StepLog
+from hyperact.service.traces import Times, Traces
 from hyperact.service.work import Work
 from hyperact.v1.decision_pb2 import ActResponse, Position, Step
 from hyperact.v1.indices import Float32s, derive_indices, index_key_id
@@ -66,6 +67,7 @@ class Pipeline:
         limits: Limits,
         metrics: Metrics,
         work: Work,
+        traces: Traces | None = None,
     ) -> None:
         self._sessions = sessions
         self._log = step_log
@@ -74,6 +76,7 @@ class Pipeline:
         self._limits = limits
         self._metrics = metrics
         self._work = work
+        self._traces = traces
         self.lanes = OpenLanes(keys.index, limits.fallback_num_actions, self._make_batcher)
         self._indices = lru_cache(maxsize=limits.max_sessions)(self._derive_indices)
         self._threads = ThreadPoolExecutor(limits.inference_threads, "inference") if limits.inference_threads else None
@@ -191,17 +194,16 @@ class Pipeline:
         except DecisionError as error:
             self._fail(drafts.rows, error)
             return
-        done = time.monotonic()
+        logged = time.monotonic()
         self._settle(drafts, earlier)
-        versions = drafts.rows[0].versions
-        versions.count_steps(lane.version, len(drafts.rows))
-        self._metrics.decision_child(versions.model, lane.version, "OK").inc(len(drafts.rows))
-        self._metrics.batch_rows.observe(len(rows))
-        stages = self._metrics.stage
-        stages["queue"].observe(begun - rows[0].begun)
-        stages["model"].observe(at_log - begun)
-        stages["log"].observe(done - at_log)
-        stages["total"].observe(done - rows[0].begun)
+        versions, num_rows = drafts.rows[0].versions, len(drafts.rows)
+        versions.count_steps(lane.version, num_rows)
+        times = Times(rows[0].begun, begun, at_log, logged, time.monotonic())
+        exemplar = None
+        if self._traces is not None:
+            self._traces.record_batch(drafts.rows, versions.model, lane.version, times)
+            exemplar = self._traces.exemplar(rows[0].span)
+        self._metrics.count_batch(versions.model, lane.version, num_rows, times, exemplar)
 
     def _draft(self, lane: Lane, rows: list[Row], decided: list[Decided | DecisionError]) -> _Drafts:
         """Make the records and answers of the rows that were decided, and answer those that were not."""

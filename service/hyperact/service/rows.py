@@ -59,6 +59,7 @@ class Row:
         checker: what the observation was checked with.
         caller: who asked first.
         lane: what decides it; None until that is found.
+        span: of the call that it came with; None without tracing.
     """
 
     request: ActRequest
@@ -77,3 +78,4 @@ class Row:
     deployment: int = 0
     segment: int = 0
     is_repinned: bool = False
+    span: Any = None

@@ -1,5 +1,6 @@
 """The gRPC server: its options, its services, its port."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +49,7 @@ class Listening:
         max_calls: the most calls that one connection may have open at a time; its others wait at the client.
         tls: None: without encryption.
         guard: None: everyone may call everything.
+        interceptors: what stands around every call.
     """
 
     address: str
@@ -56,6 +58,7 @@ class Listening:
     max_calls: int
     tls: grpc.ServerCredentials | None = None
     guard: Guard | None = None
+    interceptors: Sequence[Any] = ()
 
 
 def make_server(servicers: Servicers, listening: Listening) -> tuple[grpc.aio.Server, int]:
@@ -64,6 +67,7 @@ def make_server(servicers: Servicers, listening: Listening) -> tuple[grpc.aio.Se
     RuntimeError if the port cannot be had.
     """
     server = grpc.aio.server(
+        interceptors=list(listening.interceptors),
         options=[
             ("grpc.so_reuseport", int(listening.is_shared)),
             ("grpc.max_receive_message_length", listening.max_message_bytes),
@@ -73,7 +77,7 @@ def make_server(servicers: Servicers, listening: Listening) -> tuple[grpc.aio.Se
             # Clients may keep an idle stream alive, once in ten seconds.
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
             ("grpc.keepalive_permit_without_calls", 1),
-        ]
+        ],
     )
     server.add_generic_rpc_handlers((_guarded(servicers, listening.guard),))
     if listening.tls is None:

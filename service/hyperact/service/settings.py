@@ -71,6 +71,10 @@ class ServeSettings(BaseModel, extra="forbid"):
         "127.0.0.1:9464",
         description="The address of Prometheus metrics over HTTP, HOST:PORT; empty: none. Worker i takes port + i.",
     )
+    trace_endpoint: str = Field(
+        "",
+        description="Where OpenTelemetry traces go by OTLP over gRPC: http://127.0.0.1:4317; empty: nowhere.",
+    )
     models: list[str] = Field(
         ["default"], min_length=1, description="The registered models to serve; the first is the default."
     )

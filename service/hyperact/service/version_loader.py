@@ -43,6 +43,10 @@ class Fresh:
 class VersionLoader:
     """Loads versions of one model; those who want the same one at the same time share the work.
 
+    Args:
+        observe_phase: is told how many seconds a phase took: "fetch" from the registry or the cache, "load" into the
+            runtime with all checks, "warm_up". Called from any thread.
+
     Attributes:
         loading_since: the versions that are being loaded, and since when (Unix seconds).
     """
@@ -57,6 +61,7 @@ class VersionLoader:
         executor: Executor,
         now: Callable[[], float],
         notify: Callable[[], None],
+        observe_phase: Callable[[str, float], None] = lambda _phase, _seconds: None,
     ) -> None:
         self.loading_since: dict[str, float] = {}
         self._model = model
@@ -66,6 +71,7 @@ class VersionLoader:
         self._executor = executor
         self._now = now
         self._notify = notify
+        self._observe_phase = observe_phase
         self._tasks: dict[str, asyncio.Task[Fresh]] = {}
 
     async def load(self, version: str) -> Fresh:
@@ -85,7 +91,9 @@ class VersionLoader:
     async def _load(self, version: str) -> Fresh:
         try:
             while True:
+                begun = self._now()
                 cached, is_verified = await self._fetch(version)
+                self._observe_phase("fetch", self._now() - begun)
                 try:
                     hypermodel = await self._in_executor(self._load_and_warm, cached.directory)
                     return Fresh(hypermodel, cached.origin, is_verified)
@@ -108,8 +116,12 @@ class VersionLoader:
 
     def _load_and_warm(self, directory: Path) -> Hypermodel:
         try:
+            begun = self._now()
             hypermodel = self._load_folder(directory, model=self._model)
+            loaded = self._now()
             hypermodel.warm_up(self._warm_up_batch_sizes)
+            self._observe_phase("load", loaded - begun)
+            self._observe_phase("warm_up", self._now() - loaded)
         except VersionRefusedError:
             raise
         except Exception as error:  # a version must not be able to end the task that follows the registry
