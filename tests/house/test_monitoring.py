@@ -49,7 +49,7 @@ def selectors(node: Any) -> Iterator[tuple[str, set[str]]]:
     if isinstance(node, promql_parser.MatrixSelector):
         node = node.vector_selector
     if isinstance(node, promql_parser.VectorSelector):
-        yield node.name, {matcher.name for matcher in node.matchers.matchers}
+        yield node.name or "", {matcher.name for matcher in node.matchers.matchers}
     elif isinstance(node, promql_parser.BinaryExpr):
         yield from selectors(node.lhs)
         yield from selectors(node.rhs)
