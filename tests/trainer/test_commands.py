@@ -130,7 +130,7 @@ class TestSettings:
             ({"min_evaluation_return": 0.0}, "needs env"),
             ({"min_new_step": 3}, "min_new_step"),
             ({"learner": {"batchsize": 3}}, "batchsize: Extra inputs are not permitted"),
-            ({"learner": {"network": {"torso": "cnn"}}}, r"network\.torso: Input should be 'mlp' or 'atari'"),
+            ({"learner": {"network": {"torso": "cnn"}}}, r"network\.torso: Input should be 'mlp', 'atari'"),
         ],
     )
     def test_settings_that_contradict_each_other_are_refused(self, values: dict[str, Any], message: str) -> None:

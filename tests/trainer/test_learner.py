@@ -1,12 +1,13 @@
 import numpy as np
 import pytest
 
-from hyperact.trainer.config import LearnerConfig
+from hyperact.trainer.config import LearnerConfig, atari
 from hyperact.trainer.learner import Learner, State
 from hyperact.trainer.n_step import NStepTransition
+from hyperact.trainer.observations import Observations
 from hyperact.v1.indices import COORDINATE, GAUSSIAN, ONE_HOT, UNIT_SPHERE
 from hyperact.v1.model_pb2 import ReferenceDistribution
-from toy_trainer import learner_with_replay, n_step_transition, small
+from toy_trainer import atari_spec, learner_with_replay, n_step_transition, small
 
 
 def assert_equal_states(expected: State, actual: State) -> None:
@@ -88,3 +89,56 @@ class TestLearner:
 
 def _bandit(number: int) -> NStepTransition:
     return n_step_transition(number % 4, discount=0.0)
+
+
+class TestGradientPenalty:
+    def test_it_is_the_squared_gradient_of_the_mean_value(self) -> None:
+        """Of a linear model that gradient is the mean observation of each action taken, and its share for the bias."""
+        linear = {"network": {"head": "linear", "hidden_sizes": (), "prior_scale": 0.0}, "perturbation_scale": 0.0}
+        losses = []
+        for weight in (0.0, 0.5):
+            config = small.with_overrides({**linear, "gradient_penalty": weight})
+            learner, replay = learner_with_replay(config, index_dim=0)
+            losses.append(float(learner.update(replay).loss))
+        # The batch that a newborn learner of seed 0 draws.
+        rng = np.random.default_rng(np.random.SeedSequence(0).spawn(2)[0])
+        batch = replay.sample(rng, config.batch_size)
+
+        expected = 0.0
+        for action in range(2):
+            taken = batch.observations_tm1[batch.actions_tm1 == action]
+            expected += 0.5 * float(((taken.sum(0) / 16) ** 2).sum() + (len(taken) / 16) ** 2)
+        assert losses[1] - losses[0] == pytest.approx(expected, rel=1e-4)
+
+    def test_it_flattens_the_values(self) -> None:
+        """Where layers follow each other it has a gradient of its own: it holds the gradient's norm down."""
+        norms = []
+        for weight in (0.0, 10.0):
+            config = small.with_overrides({"gradient_penalty": weight, "learning_rate": 0.01})
+            learner, replay = learner_with_replay(config)
+            for _ in range(200):
+                learner.update(replay)
+            norms.append(float(np.linalg.norm(learner.get_state()["hypermodel/learnable.torso.layers.0.weight"])))
+
+        assert norms[1] < 0.8 * norms[0]
+
+    def test_convolutions_can_be_penalised(self) -> None:
+        """The second derivative goes through the Atari torso, in the layout in which it learns."""
+        config = atari.with_overrides({"gradient_penalty": 0.01, "batch_size": 4, "replay_capacity": 100})
+        learner = Learner(atari_spec(), config, 0)
+        replay = learner.make_replay()
+        rng = np.random.default_rng(0)
+        frames = rng.integers(0, 256, (10, 4, 84, 84)).astype(np.uint8)
+        replay.add([_of_frames(number, frames) for number in range(9)])
+
+        statistics = learner.update(replay)
+
+        assert np.isfinite(float(statistics.loss))
+        assert float(statistics.gradient_norm) > 0
+
+
+def _of_frames(number: int, frames: Observations) -> NStepTransition:
+    step = n_step_transition(number)
+    return NStepTransition(
+        step.key, frames[number], 0, step.reward, 0.9, frames[number + 1], step.next_number, step.next_action_mask
+    )

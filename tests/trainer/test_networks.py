@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from hyperact.trainer.config import NetworkConfig, atari, deep_sea, preset
+from hyperact.trainer.config import NetworkConfig, atari, atari_networks, deep_sea, preset
 from hyperact.trainer.networks import AtariTorso, MlpTorso, make_torso, min_max
 from hyperact.v1.model_pb2 import ModelSpec
 from toy_trainer import atari_spec
@@ -50,10 +50,18 @@ class TestMlpTorso:
 class TestAtariTorso:
     def test_it_has_the_papers_size(self) -> None:
         """77 984 weights in the convolutions and 803 072 in the layer of 256."""
-        torso = AtariTorso(atari_spec().observation, (256,), torch.Generator())
+        torso = AtariTorso(atari_spec().observation, atari.network, torch.Generator())
 
         assert 77_984 == sum(parameter.numel() for parameter in torso.convolutions.parameters())
         assert 803_072 == sum(parameter.numel() for parameter in torso.layers.parameters())
+
+    @pytest.mark.parametrize(("name", "num_weights"), [("nature", 1_684_128), ("data_efficient", 202_208)])
+    def test_other_networks_go_by_name(self, name: str, num_weights: int) -> None:
+        """Nature's DQN has 1.68 million weights before its last layer, data-efficient Rainbow's torso a ninth of it."""
+        torso = make_torso(atari_spec(), atari_networks[name], torch.Generator())
+
+        assert num_weights == sum(parameter.numel() for parameter in torso.parameters())
+        assert (2, atari_networks[name].hidden_sizes[0]) == torso(torch.zeros(2, 4, 84, 84, dtype=torch.uint8)).shape
 
     def test_features_do_not_depend_on_batch_mates(self) -> None:
         """The min-max normalisation is per observation."""

@@ -41,7 +41,7 @@ class ThompsonAgent:
         values: the model's values.
         index_key: everything random follows from it and the steps' names.
         optimism: acts by a quantile over several held indices if it says so.
-        epsilon: the share of random actions, by how often the agent acted.
+        epsilon: the share of random actions, by how often the agent acted (`num_steps`).
     """
 
     def __init__(
@@ -62,13 +62,13 @@ class ThompsonAgent:
         self._random_key = _subkey(index_key, "random actions")
         self._held: tuple[StepKey, Float32s] | None = None
         self._segment = 0
-        self._num_steps = 0
+        self.num_steps = 0
         self.is_warming_up = False
 
     def act(self, observation: Observations, step: StepKey) -> int:
         """Return the action of a step. Steps of an episode must come in order."""
         self._segment = self._next_segment(step)
-        self._num_steps += 1
+        self.num_steps += 1
         num_actions = self._spec.action.discrete.num_actions
         if self.is_warming_up or self._is_random(step):
             return int(derive_uniform_action(self._keys[0], step) * num_actions)
@@ -99,7 +99,7 @@ class ThompsonAgent:
         epsilon = self._epsilon
         if not (epsilon.begin or epsilon.end):
             return False
-        progress = min(self._num_steps / epsilon.num_steps, 1.0) if epsilon.num_steps else 1.0
+        progress = min(self.num_steps / epsilon.num_steps, 1.0) if epsilon.num_steps else 1.0
         share = epsilon.begin + progress * (epsilon.end - epsilon.begin)
         return derive_uniform_action(self._random_key, step) < share
 

@@ -62,7 +62,10 @@ def _report(job: Callable[[], None]) -> int:
 def _set_up(log_format: Literal["console", "json"], num_threads: int) -> None:
     import torch
 
+    from hyperact.trainer.allocator import keep_freed_memory
+
     torch.set_num_threads(num_threads)
+    keep_freed_memory()
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     renderer: structlog.typing.Processor = structlog.processors.JSONRenderer()
     if log_format == "console":

@@ -3,8 +3,9 @@
 The presets: DeepSea's column of the released code for anything an MLP takes, Atari's for 84 x 84 stacks.
 Sources: arXiv:2402.10228 (tables 4 and 5) and github:szrlee/HyperAgent; where the two differ, the code, but for three
 choices of ours. DeepSea's indices are Gaussian and its perturbation scale 1e-4, as in the revision that the published
-curves were made with. Replay keeps fewer transitions. Left out are two small Atari terms of the code: the penalty on
-generated weights (0.01 / |buffer|) and the one on the gradient's norm (0.01), which doubles an update's cost.
+curves were made with. Replay keeps fewer transitions. Two small Atari terms of the code are settings that are off: the
+penalty on generated weights (`regularisation`: 0.01) and the one on the gradient's norm (`gradient_penalty`: 0.01),
+which about doubles an update's cost.
 """
 
 from collections.abc import Mapping
@@ -17,6 +18,9 @@ from hyperact.v1.tensors import numpy_dtype
 
 atari_shape = (4, 84, 84)
 
+# "atari" and "nature" have the three convolutions of Nature's DQN and differ in `hidden_sizes` alone (see
+# `atari_networks`); "data_efficient" has the two of data-efficient Rainbow.
+TorsoName = Literal["mlp", "atari", "nature", "data_efficient"]
 HeadName = Literal["hyperagent", "hyperdqn", "linear", "ensemble", "epinet", "generated_mlp"]
 
 
@@ -25,9 +29,7 @@ class NetworkConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    torso: Literal["mlp", "atari"] = Field(
-        default="mlp", description="Feature network; the frozen prior has one of its own."
-    )
+    torso: TorsoName = Field(default="mlp", description="Feature network; the frozen prior has one of its own.")
     head: HeadName = Field(
         default="hyperagent", description="What turns features and an index into values: a file of `heads` each."
     )
@@ -71,6 +73,7 @@ class EpsilonConfig(BaseModel):
     begin: float = Field(default=0.0, ge=0, le=1, description="The share at the first step.")
     end: float = Field(default=0.0, ge=0, le=1, description="The share after `num_steps`.")
     num_steps: int = Field(default=0, ge=0, description="Steps over which it falls.")
+    evaluation: float = Field(default=0.0, ge=0, le=1, description="The share in evaluation episodes.")
 
 
 class LearnerConfig(BaseModel):
@@ -98,6 +101,12 @@ class LearnerConfig(BaseModel):
     is_double: bool = Field(default=True, description="Whether the online network chooses the action of the target.")
     optimism: OptimismConfig = Field(default=OptimismConfig(), description="Optimistic index sampling.")
     epsilon: EpsilonConfig = Field(default=EpsilonConfig(), description="Random actions of in-process agents.")
+    gradient_penalty: float = Field(
+        default=0.0,
+        ge=0,
+        description="Weight of the squared norm of the gradient of the batch's mean value by the weights (released "
+        "code on Atari: 0.01; about doubles an update's cost).",
+    )
     regularisation: float = Field(
         default=0.0,
         ge=0,
@@ -175,6 +184,15 @@ atari = LearnerConfig(
     min_replay_size=2_000,
     reward_view="sign",
 )
+
+
+# Atari's networks by name: the papers' own (ALGORITHM 3.5), Nature's DQN (10.1038/nature14236) and data-efficient
+# Rainbow's (arXiv:1906.05243). All have the papers' normalisation of features and scales of heads.
+atari_networks = {
+    "atari": atari.network,
+    "nature": atari.network.model_copy(update={"torso": "nature", "hidden_sizes": (512,)}),
+    "data_efficient": atari.network.model_copy(update={"torso": "data_efficient", "hidden_sizes": (256,)}),
+}
 
 
 def is_atari(spec: ModelSpec) -> bool:

@@ -86,7 +86,7 @@ class Learner:
             targets = self._td_loss.targets(answers_t, self._target, transitions, draws)
         encoded_tm1 = self.hypermodel.learnable.encode(transitions.observations_tm1)
         estimate = self._td_loss.estimate(encoded_tm1, targets, transitions, draws)
-        loss = estimate.losses.mean() + self._td_loss.penalty(len(replay))
+        loss = estimate.losses.mean() + self._td_loss.penalty(len(replay)) + self._gradient_penalty(estimate.mean_value)
         gradient_norm = self._descend(loss)
         self.num_learner_steps += 1
         if self.num_learner_steps % self.config.target_update_period == 0:
@@ -143,6 +143,14 @@ class Learner:
         self.num_learner_steps = scalars["num_learner_steps"]
         self._replay_rng.bit_generator.state = scalars["replay_rng"]
         self._index_rng.bit_generator.state = scalars["index_rng"]
+
+    def _gradient_penalty(self, mean_value: Tensor) -> Tensor | float:
+        """Return c * sum over weights w of |dq/dw|^2, q the mean value of the actions taken (ALGORITHM 3.3)."""
+        if not self.config.gradient_penalty:
+            return 0.0
+        gradients = torch.autograd.grad(mean_value, self._parameters, create_graph=True, allow_unused=True)
+        squares = [(gradient**2).sum() for gradient in gradients if gradient is not None]
+        return self.config.gradient_penalty * torch.stack(squares).sum()
 
     def _descend(self, loss: Tensor) -> Tensor:
         self._optimizer.zero_grad(set_to_none=True)

@@ -1,12 +1,14 @@
 """Feature networks: observations in, features out. Letters: B observations, h feature_dim."""
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from hyperact.trainer.config import NetworkConfig
+from hyperact.trainer.config import NetworkConfig, TorsoName
 from hyperact.v1.model_pb2 import ModelSpec
 from hyperact.v1.tensor_pb2 import TensorSpec
 
@@ -53,10 +55,27 @@ class MlpTorso(nn.Module):
         return features
 
 
-class AtariTorso(nn.Module):
-    """Three convolutions over raw pixels, min-max normalised per observation, and fully connected ReLU layers.
+class Convolution(NamedTuple):
+    """The shape of a convolution without padding."""
 
-    Pixels stay 0 to 255: the normalisation makes their scale irrelevant. Source: released code (ALGORITHM 3.5).
+    num_channels: int
+    kernel_size: int
+    stride: int
+
+
+_nature = (Convolution(32, 8, 4), Convolution(64, 4, 2), Convolution(64, 3, 1))
+convolutions_of: dict[TorsoName, tuple[Convolution, ...]] = {
+    "atari": _nature,
+    "nature": _nature,
+    "data_efficient": (Convolution(32, 5, 5), Convolution(64, 5, 5)),
+}
+
+
+class AtariTorso(nn.Module):
+    """Convolutions over raw pixels, min-max normalised per observation, and fully connected ReLU layers.
+
+    Pixels stay 0 to 255: the normalisation makes their scale irrelevant. Source: released code (ALGORITHM 3.5) for the
+    normalisation; the names of convolutions have theirs in `config.atari_networks`.
 
     Shapes:
         observations: uint8 [B, 4, 84, 84]
@@ -65,16 +84,14 @@ class AtariTorso(nn.Module):
     Invariants: the features of an observation do not depend on the others of its batch.
     """
 
-    def __init__(self, observation: TensorSpec, hidden_sizes: tuple[int, ...], generator: torch.Generator) -> None:
+    def __init__(self, observation: TensorSpec, config: NetworkConfig, generator: torch.Generator) -> None:
         super().__init__()
+        shapes = convolutions_of[config.torso]
+        num_inputs = (observation.shape[0], *(shape.num_channels for shape in shapes))
         self.convolutions = nn.ModuleList(
-            [
-                nn.Conv2d(observation.shape[0], 32, kernel_size=8, stride=4),
-                nn.Conv2d(32, 64, kernel_size=4, stride=2),
-                nn.Conv2d(64, 64, kernel_size=3, stride=1),
-            ]
+            nn.Conv2d(num_channels, *shape) for num_channels, shape in zip(num_inputs, shapes, strict=False)
         )
-        sizes = (_num_conv_features(observation), *hidden_sizes)
+        sizes = (_num_conv_features(observation, shapes), *config.hidden_sizes)
         self.layers = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(sizes))
         self.feature_dim = sizes[-1]
         _initialise(self, generator)
@@ -82,6 +99,9 @@ class AtariTorso(nn.Module):
     def forward(self, observations: Tensor) -> Tensor:
         """Return the features."""
         features = observations.float()
+        if torch.is_grad_enabled():
+            # Backward through convolutions is faster by a quarter in this layout; forward alone is not.
+            features = features.contiguous(memory_format=torch.channels_last)
         for convolution in self.convolutions:
             features = torch.relu(convolution(features))
         features = min_max(features.flatten(1))
@@ -95,8 +115,9 @@ Torso = MlpTorso | AtariTorso
 
 def make_torso(spec: ModelSpec, config: NetworkConfig, generator: torch.Generator) -> Torso:
     """Return a freshly initialised feature network for a model's observations."""
-    torso = AtariTorso if config.torso == "atari" else MlpTorso
-    return torso(spec.observation, config.hidden_sizes, generator)
+    if config.torso == "mlp":
+        return MlpTorso(spec.observation, config.hidden_sizes, generator)
+    return AtariTorso(spec.observation, config, generator)
 
 
 def xavier_linear(num_inputs: int, num_outputs: int, generator: torch.Generator, *, has_bias: bool = True) -> nn.Linear:
@@ -114,11 +135,11 @@ def min_max(features: Tensor) -> Tensor:
     return (features - low) / (high - low).clamp(min=_min_range)
 
 
-def _num_conv_features(observation: TensorSpec) -> int:
+def _num_conv_features(observation: TensorSpec, shapes: Sequence[Convolution]) -> int:
     height, width = observation.shape[1:]
-    for kernel, stride in ((8, 4), (4, 2), (3, 1)):
+    for _, kernel, stride in shapes:
         height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
-    return int(64 * height * width)
+    return int(shapes[-1].num_channels * height * width)
 
 
 def _scaling(observation: TensorSpec) -> tuple[float, float]:

@@ -6,7 +6,10 @@ A generator of progress: whoever shows, evaluates or stops is a consumer.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 from hyperact.trainer.agent import ThompsonAgent, seed_key
+from hyperact.trainer.config import EpsilonConfig
 from hyperact.trainer.curves import Curves
 from hyperact.trainer.environments import Environment
 from hyperact.trainer.learner import Learner
@@ -28,17 +31,32 @@ class Progress:
     episode_return: float | None
 
 
+_beginning = Progress(0, 0, None)
+
+
 def train(
-    environment: Environment, learner: Learner, replay: Replay, curves: Curves, model: str, seed: int
+    environment: Environment,
+    learner: Learner,
+    replay: Replay,
+    curves: Curves,
+    model: str,
+    seed: int,
+    start: Progress = _beginning,
 ) -> Iterator[Progress]:
-    """Play and learn, forever: uniformly random actions until `min_replay_size` transitions, then one update a step."""
+    """Play and learn, forever: uniformly random actions until `min_replay_size` transitions, then one update a step.
+
+    An interrupted run goes on from where it stood, `start`, with the learner and the replay buffer of then, and in a
+    new episode: what was left of the old one is not played.
+    """
     config = learner.config
     agent = ThompsonAgent(learner.spec, learner.values, seed_key(seed, "train"), config.optimism, config.epsilon)
-    agent.is_warming_up = config.min_replay_size > 0
+    agent.num_steps = start.num_steps
+    agent.is_warming_up = len(replay) < config.min_replay_size
     n_step = NStepAssembler(config.num_td_steps, learner.spec.discount, config.reward_view)
-    first = StepKey(model, "train", f"seed-{seed}", 0, 0)
-    num_episodes = 0
-    for num_steps, step in enumerate(run_loop(environment, agent, first, seed), start=1):
+    first = StepKey(model, "train", _run_name(seed, start), 0, 0)
+    num_episodes = start.num_episodes
+    steps = run_loop(environment, agent, first, _environment_seed(seed, start))
+    for num_steps, step in enumerate(steps, start=start.num_steps + 1):
         replay.add(n_step.push([step.transition]))
         agent.is_warming_up = len(replay) < config.min_replay_size
         if not agent.is_warming_up and len(replay):
@@ -50,12 +68,14 @@ def train(
 def evaluation_returns(
     environment: Environment, learner: Learner, model: str, seed: int, num_episodes: int
 ) -> list[float]:
-    """Play episodes with indices that no earlier evaluation used, without random actions, and return their returns.
+    """Play episodes with indices that no earlier evaluation used, and return their returns.
 
     The learner's age takes part in the indices' key, so each evaluation has fresh ones.
     """
     key = seed_key(seed, "evaluation")
-    agent = ThompsonAgent(learner.spec, learner.values, key, learner.config.optimism)
+    share = learner.config.epsilon.evaluation
+    epsilon = EpsilonConfig(begin=share, end=share)
+    agent = ThompsonAgent(learner.spec, learner.values, key, learner.config.optimism, epsilon)
     first = StepKey(model, "evaluation", f"after-{learner.num_learner_steps}", 0, 0)
     return episode_returns(environment, agent, first, seed, num_episodes)
 
@@ -63,3 +83,14 @@ def evaluation_returns(
 def is_solved(returns: list[float], optimal_return: float) -> bool:
     """Tell whether the mean return is that of the best policy: all evaluation episodes were optimal (ALGORITHM 5.2)."""
     return sum(returns) / len(returns) >= optimal_return - return_tolerance
+
+
+def _run_name(seed: int, start: Progress) -> str:
+    """Return a name that no other stretch of this run has, so that no two of its steps share an id."""
+    return f"seed-{seed}-from-{start.num_steps}" if start.num_steps else f"seed-{seed}"
+
+
+def _environment_seed(seed: int, start: Progress) -> int:
+    if not start.num_steps:
+        return seed
+    return int(np.random.SeedSequence([seed, start.num_steps]).generate_state(1)[0])

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from hyperact.trainer.bench.settings import BenchSettings, DeepSeaSettings, DeploymentsSettings
+from hyperact.trainer.bench.settings import AtariSettings, BenchSettings, DeepSeaSettings, DeploymentsSettings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,6 +39,19 @@ def deployments(settings: DeploymentsSettings) -> int:
     results = ResultsFile(settings.results, columns)
     is_complete = play(settings, make_runs(settings), results)
     tell(settings, results.rows(), make_table, deployments_figure)
+    return int(not is_complete)
+
+
+def atari(settings: AtariSettings) -> int:
+    """Play Atari by the papers' protocol, and show returns by interactions beside the published curves."""
+    from hyperact.trainer.bench.atari import columns, make_runs
+    from hyperact.trainer.bench.atari_figure import atari_figure
+    from hyperact.trainer.bench.atari_table import make_table
+    from hyperact.trainer.bench.results import ResultsFile
+
+    results = ResultsFile(settings.results, columns)
+    is_complete = play(settings, make_runs(settings), results)
+    tell(settings, results.rows(), make_table, atari_figure)
     return int(not is_complete)
 
 

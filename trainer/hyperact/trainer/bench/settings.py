@@ -1,7 +1,7 @@
 """Settings of the `bench` commands."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -58,4 +58,22 @@ class DeploymentsSettings(BenchSettings):
     )
     learner_steps: int = Field(
         default=0, ge=0, description="Learner steps before each deployment; 0: replay_ratio for each new transition."
+    )
+
+
+class AtariSettings(BenchSettings):
+    """Settings of `hyperact bench atari`."""
+
+    games: list[str] = Field(default=["Freeway"], min_length=1, description="Games by ALE's names: Freeway,RoadRunner.")
+    steps: int = Field(default=100_000, gt=0, description="Interactions of a run (each four frames).")
+    torso: Literal["atari", "nature", "data_efficient"] = Field(
+        default="atari", description="The network: the papers' own, Nature's DQN's, or data-efficient Rainbow's."
+    )
+    evaluation_period: int = Field(default=20_000, gt=0, description="Interactions between evaluations.")
+    evaluation_episodes: int = Field(default=10, gt=0, description="Full games of one evaluation.")
+    checkpoint_period: int = Field(
+        default=5_000, gt=0, description="Interactions between checkpoints, from which an interrupted run goes on."
+    )
+    policies: Path | None = Field(
+        default=None, description="A directory for each learner's state at its best evaluation; unset: not kept."
     )
