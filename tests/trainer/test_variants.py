@@ -187,7 +187,12 @@ class TestLearning:
     def test_it_learns_the_rewards_of_a_bandit(self, name: str) -> None:
         """Without bootstrap the loss goes to what perturbations and unseen members leave."""
         config = variant_config(name, small).with_overrides(
-            {"learning_rate": 0.01, "network": {"hidden_sizes": (32,)}, "mask_probability": 1.0, "optimism": {}}
+            {
+                "learning_rate": 0.01,
+                "network": {"hidden_sizes": (32,), "first_layer_deviation": None},
+                "mask_probability": 1.0,
+                "optimism": {},
+            }
         )
         learner = Learner(variant_spec(name, toy_spec()), config, 0)
         replay = learner.make_replay()

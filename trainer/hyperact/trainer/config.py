@@ -36,9 +36,29 @@ class NetworkConfig(BaseModel):
     hidden_sizes: tuple[int, ...] = Field(
         default=(64, 64), description="Widths of the fully connected layers (DeepSea's)."
     )
+    has_biases: bool = Field(
+        default=True,
+        description="Whether an MLP's layers have biases; over one-hot observations they are what all cells share.",
+    )
+    first_layer_deviation: float | None = Field(
+        default=None,
+        gt=0,
+        description="Standard deviation of the learnable MLP's first weights; unset: Xavier's, which falls with the "
+        "observation's size.",
+    )
+    head_deviation: float | None = Field(
+        default=None,
+        gt=0,
+        description="Standard deviation of HyperAgent's learnable last-layer weights; unset: as published.",
+    )
     posterior_scale: float = Field(default=1.0, description="Weight of the learnable part (code's posterior_scale).")
     prior_scale: float = Field(
         default=10.0, description="Weight of the frozen prior (code's prior_scale for DeepSea); 0: no prior."
+    )
+    prior_form: Literal["features", "uniform"] = Field(
+        default="features",
+        description="HyperAgent's prior: published, whose spread falls with the observation's size; or of the same "
+        "spread, prior_scale, for every observation and action, with mean zero.",
     )
     prior_row_norm: float = Field(
         default=1.0, description="Norm of each of the prior's loading rows (code's prior_std)."
@@ -107,6 +127,9 @@ class LearnerConfig(BaseModel):
         description="Weight of the squared norm of the gradient of the batch's mean value by the weights (released "
         "code on Atari: 0.01; about doubles an update's cost).",
     )
+    value_bound: float | None = Field(
+        default=None, description="Targets bootstrap from no more than this; unset: from whatever the networks say."
+    )
     regularisation: float = Field(
         default=0.0,
         ge=0,
@@ -145,6 +168,9 @@ class LearnerConfig(BaseModel):
         default=4.0,
         gt=0,
         description="Learner steps per new transition of `retrain` (measured: benchmarks/deployments_deepsea.py).",
+    )
+    updates_per_step: int = Field(
+        default=1, gt=0, description="Learner steps of `train` per environment step (the papers' 1)."
     )
     min_replay_size: int = Field(
         default=128, ge=0, description="Transitions before `train` begins to learn (released code)."

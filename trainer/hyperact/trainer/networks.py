@@ -39,11 +39,18 @@ class MlpTorso(nn.Module):
         returns:      float32 [B, h]
     """
 
-    def __init__(self, observation: TensorSpec, hidden_sizes: tuple[int, ...], generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        observation: TensorSpec,
+        hidden_sizes: tuple[int, ...],
+        generator: torch.Generator,
+        *,
+        has_biases: bool = True,
+    ) -> None:
         super().__init__()
         self.inputs = ScaledFlatten(observation)
         sizes = (self.inputs.num_features, *hidden_sizes)
-        self.layers = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(sizes))
+        self.layers = nn.ModuleList(nn.Linear(*pair, bias=has_biases) for pair in pairwise(sizes))
         self.feature_dim = sizes[-1]
         _initialise(self, generator)
 
@@ -116,8 +123,14 @@ Torso = MlpTorso | AtariTorso
 def make_torso(spec: ModelSpec, config: NetworkConfig, generator: torch.Generator) -> Torso:
     """Return a freshly initialised feature network for a model's observations."""
     if config.torso == "mlp":
-        return MlpTorso(spec.observation, config.hidden_sizes, generator)
+        return MlpTorso(spec.observation, config.hidden_sizes, generator, has_biases=config.has_biases)
     return AtariTorso(spec.observation, config, generator)
+
+
+def draw_first_layer(torso: Torso, deviation: float, generator: torch.Generator) -> None:
+    """Draw an MLP's first weights anew, normal with a deviation; leave any other torso as it is."""
+    if isinstance(torso, MlpTorso):
+        nn.init.normal_(torso.layers[0].get_parameter("weight"), std=deviation, generator=generator)
 
 
 def xavier_linear(num_inputs: int, num_outputs: int, generator: torch.Generator, *, has_bias: bool = True) -> nn.Linear:

@@ -100,7 +100,7 @@ class TdLoss:
             transitions.rewards_t,
             transitions.discounts_t,
             chooser,
-            valuer,
+            valuer if self._config.value_bound is None else valuer.clamp(max=self._config.value_bound),
             transitions.is_allowed_t,
             draws.tie_breaks_t,
         )

@@ -43,7 +43,7 @@ def train(
     seed: int,
     start: Progress = _beginning,
 ) -> Iterator[Progress]:
-    """Play and learn, forever: uniformly random actions until `min_replay_size` transitions, then one update a step.
+    """Play and learn, forever: uniformly random actions until `min_replay_size` transitions, then updates a step.
 
     An interrupted run goes on from where it stood, `start`, with the learner and the replay buffer of then, and in a
     new episode: what was left of the old one is not played.
@@ -60,7 +60,8 @@ def train(
         replay.add(n_step.push([step.transition]))
         agent.is_warming_up = len(replay) < config.min_replay_size
         if not agent.is_warming_up and len(replay):
-            curves.add(learner.num_learner_steps + 1, learner.update(replay))
+            for _ in range(config.updates_per_step):
+                curves.add(learner.num_learner_steps + 1, learner.update(replay))
         num_episodes += step.episode_return is not None
         yield Progress(num_steps, num_episodes, step.episode_return)
 
