@@ -206,7 +206,9 @@ class TestLearning:
         assert np.mean(last) < 0.1 * np.mean(first)
 
     # Those that the papers solve larger seas with; the others are in the benchmark.
-    @pytest.mark.parametrize("name", ["hyperagent_sampled", "hyperagent_ois", "hyperdqn", "enn_dqn", "ensemble_plus"])
+    @pytest.mark.parametrize(
+        "name", ["hyperagent_sampled", "hyperagent_ois", "fast", "hyperdqn", "enn_dqn", "ensemble_plus"]
+    )
     def test_deep_sea_of_six_is_solved(self, name: str) -> None:
         """Within 250 episodes a hundred evaluation episodes are all optimal."""
         assert num_episodes_to_solve(name, size=6, max_steps=1500, seed=0) is not None

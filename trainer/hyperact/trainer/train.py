@@ -69,14 +69,16 @@ def train(
 def evaluation_returns(
     environment: Environment, learner: Learner, model: str, seed: int, num_episodes: int
 ) -> list[float]:
-    """Play episodes with indices that no earlier evaluation used, and return their returns.
+    """Play episodes by Thompson sampling, with indices that no earlier evaluation used, and return their returns.
 
-    The learner's age takes part in the indices' key, so each evaluation has fresh ones.
+    Each episode has one index, also where training is optimistic over several: what is evaluated is the distribution
+    over policies that was learned, not the exploration (ALGORITHM 5.2). The learner's age takes part in the indices'
+    key, so each evaluation has fresh ones.
     """
     key = seed_key(seed, "evaluation")
     share = learner.config.epsilon.evaluation
     epsilon = EpsilonConfig(begin=share, end=share)
-    agent = ThompsonAgent(learner.spec, learner.values, key, learner.config.optimism, epsilon)
+    agent = ThompsonAgent(learner.spec, learner.values, key, epsilon=epsilon)
     first = StepKey(model, "evaluation", f"after-{learner.num_learner_steps}", 0, 0)
     return episode_returns(environment, agent, first, seed, num_episodes)
 

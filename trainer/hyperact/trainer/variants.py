@@ -9,6 +9,7 @@
 | hyperdqn | generated biases, targets under the loss's own index | github:liziniu/HyperDQN, equation 13 |
 | enn_dqn | an epinet | arXiv:2107.08924, equation 14 |
 | ensemble_plus | whole networks with randomized priors and masks, maximum over the target network | arXiv:1806.03335 |
+| ensemble_plus_16 | the same with 16 networks, whatever the spec says | |
 | ensemble_plus_os | the same, optimistic over all members: LSVI-PHE | arXiv:2106.07841 |
 | hypermodel | every layer generated | arXiv:2006.07464 |
 | ddqn | no index and no prior, epsilon-greedy | arXiv:1509.06461 |
@@ -104,6 +105,7 @@ variants: dict[str, Variant] = {
         GAUSSIAN,
     ),
     "ensemble_plus": Variant(_ensemble, ONE_HOT),
+    "ensemble_plus_16": Variant(_ensemble, ONE_HOT, index_dim=16),
     "ensemble_plus_os": Variant(_ensemble | {"optimism": {"num_indices": 0}}, ONE_HOT),
     "hypermodel": Variant({"network": {"head": "generated_mlp"}, "loss": "sampled"}, GAUSSIAN),
     "ddqn": Variant(_ddqn | {"epsilon": {"begin": 1.0, "end": 0.05, "num_steps": 10_000}}, index_dim=0),

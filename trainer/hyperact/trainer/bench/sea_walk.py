@@ -5,17 +5,15 @@ divers of an evaluation sink in step, so each row of the sea is one call of the 
 stand in. The outcome is exactly that of playing the episodes one after the other in the environment, under the same
 indices (a test holds it to that).
 
-Letters: E episodes, K indices held at the same time, M index_dim, N the size, C distinct columns of a row.
+Letters: E episodes, A num_actions, N the size; an episode holds one index.
 """
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from hyperact.trainer.agent import ThompsonAgent, seed_key
 from hyperact.trainer.environments import Environment
 from hyperact.trainer.learner import Learner
-from hyperact.trainer.losses import optimistic_values
 from hyperact.v1.indices import Float32s, derive_tie_break
 from hyperact.v1.model_pb2 import GraphKind, IndexSchedule
 from hyperact.v1.steps import StepKey
@@ -40,7 +38,7 @@ class SeaWalk:
         if spec.index_schedule != IndexSchedule.INDEX_SCHEDULE_EPISODE:
             raise ValueError("index_schedule: expected one index per episode")
         key = seed_key(seed, "evaluation")
-        agent = ThompsonAgent(spec, learner.values, key, learner.config.optimism)
+        agent = ThompsonAgent(spec, learner.values, key)
         first = StepKey(model, "evaluation", f"after-{learner.num_learner_steps}", 0, 0)
         episodes = [first._replace(episode=number) for number in range(num_episodes)]
         indices = np.stack([agent.draw_indices(episode) for episode in episodes])
@@ -63,11 +61,8 @@ class SeaWalk:
             each = coefficients[:, np.newaxis, :, 0] + np.einsum("ekm,eam->eka", indices, coefficients[..., 1:])
         else:
             each = learner.values(observations[place_of], indices)
-        if each.shape[1] == 1:
-            only: Float32s = each[:, 0]
-            return only
-        optimistic: Float32s = optimistic_values(torch.from_numpy(each), learner.config.optimism.quantile)[:, 0].numpy()
-        return optimistic
+        only: Float32s = each[:, 0]
+        return only
 
     def _sink(
         self, row: int, columns: NDArray[np.int64], actions: NDArray[np.int64]

@@ -18,7 +18,7 @@ published_series = {
     "hyperdqn": "HyperDQN",
     "enn_dqn": "ENNDQN",
     "ensemble_plus": "BootDQN(4 heads)",
-    "ensemble_plus_os": "BootDQN-OIS(16)",
+    "ensemble_plus_16": "BootDQN(16)",
     "hypermodel": "HyperModel",
 }
 
