@@ -126,6 +126,15 @@ class TestCheck:
         with pytest.raises(FieldError):
             check_spec(spec)
 
+    def test_an_observation_that_no_message_can_carry_is_refused(self) -> None:
+        """Nobody makes room for a shape before it is known that it can be asked."""
+        spec = model_spec()
+        del spec.observation.shape[:]
+        spec.observation.shape.extend([1 << 20, 1 << 20])
+
+        with pytest.raises(FieldError, match="observation"):
+            check_spec(spec)
+
     def test_a_model_without_an_index_is_allowed(self) -> None:
         """A plain DQN is served like any other version."""
         spec = model_spec()

@@ -42,6 +42,8 @@ from toy_worker import (
 
 CODE = grpc.StatusCode
 ROLES = ("act", "read-log", "operate")
+# What gRPC's asyncio client makes, now and then, of a refusal that comes while it still sends.
+CLIENT_FAULT = "Internal error from Core"
 TOKENS = {role: f"{role}-token-0123456789" for role in ROLES}
 
 
@@ -133,6 +135,7 @@ def calls(service: RunningWorker) -> dict[str, Any]:
             }.items()
         },
         "/grpc.health.v1.Health/Check": lambda: service.health.Check(health_pb2.HealthCheckRequest()),
+        "/grpc.health.v1.Health/List": lambda: service.health.List(health_pb2.HealthListRequest()),
         "/grpc.health.v1.Health/Watch": lambda: first(service.health.Watch(health_pb2.HealthCheckRequest())),
         "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": lambda: first(
             reflection.ServerReflectionInfo(iter([asked]))
@@ -151,12 +154,15 @@ def infer_request() -> open_inference_pb2.ModelInferRequest:
 
 async def outcome(call: Any) -> tuple[grpc.StatusCode, str]:
     """Make a call and return its status and the reason in its details."""
-    try:
-        await call()
-    except grpc.aio.AioRpcError as error:
-        found = read_refusal(error)
-        return found.code, found.reason
-    return CODE.OK, ""
+    while True:
+        try:
+            await call()
+        except grpc.aio.AioRpcError as error:
+            if error.details() == CLIENT_FAULT:
+                continue
+            found = read_refusal(error)
+            return found.code, found.reason
+        return CODE.OK, ""
 
 
 async def eventually(call: Any, code: grpc.StatusCode) -> None:
@@ -168,9 +174,7 @@ async def eventually(call: Any, code: grpc.StatusCode) -> None:
 class TestRoles:
     async def test_the_table_names_every_method(self, service: RunningWorker) -> None:
         """A method that is added without saying who may call it is not served."""
-        named = {path for path in access_of_method if not path.endswith("/List")}
-
-        assert named == set(calls(service))
+        assert set(access_of_method) == set(calls(service))
         with pytest.raises(RuntimeError, match=re.escape("/x.Y/New")):
             check_complete(["/x.Y/New"])
 
@@ -428,6 +432,18 @@ class TestExcess:
         assert (CODE.RESOURCE_EXHAUSTED, "CALLER_STREAMS") == (found.code, found.reason)
         assert found.retry_seconds
 
+    async def test_one_reader_leaves_room_for_others(self, service: RunningWorker, authority: Authority) -> None:
+        """Whoever follows the log many times over does not keep the trainer from reading it."""
+        async with as_role(service, authority, "read-log") as reader:
+            streams = [reader.log.Read(ReadRequest(follow=True)) for _ in range(16)]
+            for stream in streams:
+                await stream.read()
+            found = await refusal(reader.log.Read(ReadRequest()).read())
+            for stream in streams:
+                stream.cancel()
+
+        assert (CODE.RESOURCE_EXHAUSTED, "CALLER_STREAMS") == (found.code, found.reason)
+
     async def test_without_names_a_host_is_a_caller(self, tmp_path: Path) -> None:
         """Limits can be had without credentials."""
         registry_with_version(tmp_path)
@@ -444,11 +460,10 @@ class TestMalformedMessages:
         """Not the service's: INVALID_ARGUMENT, for every method, and the service goes on."""
         async with running(tmp_path, fallback_num_actions=2) as service:
             method: Any = service.channel.stream_stream(path)
-            call = method(iter([b"\xff\xff\xff"]))
-            found = await refusal(call.read())
+            found = await outcome(lambda: method(iter([b"\xff\xff\xff"])).read())
             answer = await service.decision.Act(make_request())
 
-        assert (CODE.INVALID_ARGUMENT, "MALFORMED") == (found.code, found.reason)
+        assert (CODE.INVALID_ARGUMENT, "MALFORMED") == found
         assert answer.fallback
 
 

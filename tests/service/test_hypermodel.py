@@ -1,5 +1,6 @@
 """One loaded version: what is checked before it may decide."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,13 @@ def with_foreign_operator(directory: Path) -> None:
     replace_graph(directory, graph)
 
 
+def with_names_that_are_no_text(directory: Path) -> None:
+    """Flip a byte in the name of the batch's dimension; the runtime loads it, and fails when it is asked for it."""
+    content = (directory / toys.onnx_file).read_bytes().replace(b"batch", b"bat\xffh")
+    (directory / toys.onnx_file).write_bytes(content)
+    edit(directory, lambda manifest: setattr(manifest, "onnx_sha256", hashlib.sha256(content).hexdigest()))
+
+
 DAMAGE: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "no manifest": ("MISSING", lambda directory: (directory / manifests.file_name).unlink()),
     "no graph": ("MISSING", lambda directory: (directory / toys.onnx_file).unlink()),
@@ -42,6 +50,7 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "not a graph": ("LOAD_FAILED", lambda directory: replace_graph(directory, onnx.ModelProto(ir_version=9))),
     "external data": ("WRONG_SPEC", with_external_data),
     "foreign operator": ("WRONG_SPEC", with_foreign_operator),
+    "names that are no text": ("LOAD_FAILED", with_names_that_are_no_text),
     "other model": ("WRONG_MODEL", lambda directory: edit(directory, lambda m: setattr(m, "model", "other"))),
     "indexed graph": (
         "WRONG_SPEC",

@@ -210,6 +210,18 @@ class TestFollow:
         assert [7] == numbers_of([message])
         await other.close()
 
+    async def test_a_stream_may_end_after_its_reader(self, tmp_path: Path, log: StepLog) -> None:
+        """A service that ends under its followers says nothing of errors."""
+        reader = LogReader(tmp_path, log)
+        stream = reader.read("", {}, is_following=True)
+        await anext(stream)
+        reader.close()
+
+        await stream.aclose()
+
+        with pytest.raises(StopAsyncIteration):
+            await anext(stream)
+
     async def test_too_many_readers_are_refused_until_one_leaves(self, tmp_path: Path, log: StepLog) -> None:
         """Readers cannot take the service down by their number."""
         reader = LogReader(tmp_path, log, max_streams=1)

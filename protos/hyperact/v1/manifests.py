@@ -20,6 +20,7 @@ from hyperact.v1.tensors import TensorChecker
 
 file_name = "manifest.json"
 format_version = 1
+max_observation_bytes = 64 << 20  # what a message may carry by default
 max_num_actions = 65536
 max_index_dim = 4096
 max_num_indices = 64
@@ -73,10 +74,7 @@ def check_manifest(manifest: Manifest) -> None:
 
 def check_spec(spec: ModelSpec) -> None:
     """Raise FieldError naming the first field that is missing or out of its range."""
-    try:
-        TensorChecker(spec.observation)
-    except FieldError as error:
-        raise error.under("observation") from error
+    _check_observation(spec)
     if not 1 <= spec.action.discrete.num_actions <= max_num_actions:
         raise FieldError(
             "action.discrete.num_actions",
@@ -118,6 +116,15 @@ def _check_acting_rule(spec: ModelSpec) -> None:
         raise FieldError("quantile", f"expected a number in [0, 1], got {rule.quantile}")
     if not 0.0 <= rule.epsilon < 1.0:
         raise FieldError("epsilon", f"expected a number in [0, 1), got {rule.epsilon}")
+
+
+def _check_observation(spec: ModelSpec) -> None:
+    try:
+        num_bytes = TensorChecker(spec.observation).num_bytes
+    except FieldError as error:
+        raise error.under("observation") from error
+    if num_bytes > max_observation_bytes:
+        raise FieldError("observation.shape", f"expected at most {max_observation_bytes} bytes, got {num_bytes}")
 
 
 def spec_differences(current: ModelSpec, candidate: ModelSpec) -> list[str]:

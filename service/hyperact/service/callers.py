@@ -22,10 +22,18 @@ unlimited = 1 << 62
 
 @dataclass(frozen=True, slots=True)
 class CallerLimits:
-    """The most that one caller may hold: requests in work, open streams, sessions remembered."""
+    """The most that one caller may hold.
+
+    Attributes:
+        max_requests: requests in work.
+        max_streams: open streams.
+        max_readers: those among them that read the log, of which there may be 32 in all.
+        max_sessions: sessions remembered.
+    """
 
     max_requests: int = unlimited
     max_streams: int = unlimited
+    max_readers: int = 16
     max_sessions: int = unlimited
 
 
@@ -37,6 +45,7 @@ class Caller:
         sessions: what the names of its sessions must begin with; empty: they may be any.
         num_requests: requests in work.
         num_streams: streams open.
+        num_readers: those among them that read the log.
         num_sessions: sessions remembered.
     """
 
@@ -46,6 +55,7 @@ class Caller:
     limits: CallerLimits = field(default_factory=CallerLimits)
     num_requests: int = 0
     num_streams: int = 0
+    num_readers: int = 0
     num_sessions: int = 0
 
     def check_requests(self) -> None:
@@ -81,16 +91,20 @@ class Caller:
             self.num_requests -= 1
 
     @contextmanager
-    def stream(self) -> Iterator[None]:
+    def stream(self, *, reads_log: bool = False) -> Iterator[None]:
         """Count a stream while it is open; ExhaustedError if there are too many."""
-        if self.num_streams >= self.limits.max_streams:
-            message = f"{self.name} has {self.num_streams} streams open, the limit of one caller"
+        is_full = self.num_streams >= self.limits.max_streams
+        if is_full or (reads_log and self.num_readers >= self.limits.max_readers):
+            what = f"{self.num_streams} streams open, {self.num_readers} of them on the log"
+            message = f"{self.name} has {what}, the limit of one caller"
             raise ExhaustedError(message, reason="CALLER_STREAMS", retry_delay_seconds=stream_retry_seconds)
         self.num_streams += 1
+        self.num_readers += reads_log
         try:
             yield
         finally:
             self.num_streams -= 1
+            self.num_readers -= reads_log
 
 
 nobody = Caller("nobody")

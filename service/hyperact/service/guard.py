@@ -244,7 +244,7 @@ class GuardedMethods(grpc.GenericRpcHandler):
                 judged = guard.generation
                 guard.judge(context, access)
 
-        with caller.stream():
+        with caller.stream(reads_log=access is Access.READ_LOG):
             yield check
 
 

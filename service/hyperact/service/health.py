@@ -24,6 +24,11 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
             await context.abort(grpc.StatusCode.NOT_FOUND, f"service {request.service[:80]!r} is not known")
         return health_pb2.HealthCheckResponse(status=self._status(request.service))
 
+    async def List(self, request: Any, context: Context) -> Any:  # noqa: N802, ARG002 - likewise
+        """Answer for all at once."""
+        statuses = {name: health_pb2.HealthCheckResponse(status=self._status(name)) for name in self._services}
+        return health_pb2.HealthListResponse(statuses=statuses)
+
     async def Watch(self, request: Any, context: Context) -> AsyncIterator[Any]:  # noqa: N802, ARG002 - likewise
         """Answer now and after each change."""
         sent = None

@@ -229,9 +229,12 @@ def _open_session(content: bytes, providers: Sequence[str]) -> onnxruntime.Infer
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3
     try:
-        return onnxruntime.InferenceSession(content, options, providers=list(providers))
+        session = onnxruntime.InferenceSession(content, options, providers=list(providers))
+        for port in (*session.get_inputs(), *session.get_outputs()):
+            _ = port.name, port.type, port.shape  # what is no text is met only when it is asked for
     except Exception as error:  # the runtime raises classes of its own making
         raise VersionRefusedError("LOAD_FAILED", f"ONNX Runtime cannot load it: {error}") from error
+    return session
 
 
 class Port(NamedTuple):

@@ -208,7 +208,13 @@ class LogReader:
                 yield response
         finally:
             self._num_streams -= 1
+            self._let_go(cursor)
+
+    def _let_go(self, cursor: _Cursor) -> None:
+        try:
             self._executor.submit(cursor.close)
+        except RuntimeError:  # the service ends, and its threads went before this stream did
+            cursor.close()
 
     async def _pass(self, cursor: _Cursor, is_following: bool, num_left: int) -> AsyncGenerator[ReadResponse, None]:
         positions_sent: list[LogPosition] = []

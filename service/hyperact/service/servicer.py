@@ -67,6 +67,8 @@ class DecisionServicer(decision_pb2_grpc.DecisionServiceServicer):
                 places.release()
         finally:
             reader.cancel()
+            # What it met, the end of the stream met too; unasked, Python would log it as lost.
+            await asyncio.gather(reader, return_exceptions=True)
 
     async def Report(self, request: ReportRequest, context: Context) -> ReportResponse:
         """Record an outcome."""

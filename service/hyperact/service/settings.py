@@ -131,7 +131,7 @@ class ServeSettings(BaseModel, extra="forbid"):
         0, ge=0, description="Sessions of one caller; 0: with credentials half of max_sessions, else no limit."
     )
     max_caller_streams: int = Field(
-        256, ge=0, description="Open streams of one caller, once callers are told apart; 0: no limit."
+        256, ge=0, description="Open streams of one caller, once callers are told apart (16 on the log); 0: no limit."
     )
     max_calls_per_connection: int = Field(
         1024, ge=1, description="Calls open at a time on one connection; its others wait at the client."
