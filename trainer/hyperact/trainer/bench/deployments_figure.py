@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from hyperact.trainer.bench.deployments_table import by_batch, counted_deployments
 from hyperact.trainer.bench.results import Row
@@ -40,9 +41,13 @@ def _draw(axis: Axes, rows: Sequence[Row], *, counts_episodes: bool) -> None:
             means.append((batch, sum(counts) / len(counts)))
             for row, count in zip(found, counts, strict=True):
                 (solved if row["solved"] == "yes" else unsolved).append((batch, count))
-        axis.plot(*zip(*means, strict=True), color=f"C{place}", label=variant)
+        axis.plot(*zip(*means, strict=True), "_-", color=f"C{place}", markersize=12, label=variant)
         for points, marker in ((solved, "o"), (unsolved, "x")):
             if points:
                 axis.plot(*zip(*points, strict=True), marker, color=f"C{place}", markersize=4, alpha=0.6)
     axis.set(xscale="log", yscale="log")
+    axis.set_xticks(sorted({int(row["episodes_per_deployment"]) for row in rows}))
+    for part in (axis.xaxis, axis.yaxis):
+        part.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        part.set_minor_formatter(NullFormatter())
     axis.grid(visible=True, which="both", alpha=0.2)
