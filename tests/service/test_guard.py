@@ -303,7 +303,7 @@ class TestCertificates:
             assert (CODE.OK, "") == await outcome(calls(service)["/grpc.health.v1.Health/Check"])
             for stranger in (None, Authority("another").issue("friend")):
                 async with speaking_as(service, authority.credentials(stranger)) as caller:
-                    call = caller.health.Check(health_pb2.HealthCheckRequest(), timeout=5)
+                    call = caller.health.Check(health_pb2.HealthCheckRequest(), timeout=60)
                     assert CODE.UNAVAILABLE is (await refusal(call)).code
 
 
@@ -364,7 +364,7 @@ async def can_connect(service: RunningWorker, authority: Authority, client: Cert
     """Tell whether a new connection of somebody who trusts an authority is made."""
     async with speaking_as(service, authority.credentials(client)) as caller:
         try:
-            await caller.health.Check(health_pb2.HealthCheckRequest(), timeout=5)
+            await caller.health.Check(health_pb2.HealthCheckRequest(), timeout=60)
         except grpc.aio.AioRpcError:
             return False
     return True
