@@ -313,6 +313,27 @@ class TestRewardWindow:
         assert [] == out.transitions
         assert [0] == [episode.episode for episode in out.episodes]
 
+    def test_a_last_reward_closes_the_window(self) -> None:
+        """Who knows that nothing more will come says so, and what was learned is not kept waiting for the clock."""
+        click, last = report(0, 0, outcome(1.0), "click", seconds=1), outcome(5.0, terminated=True)
+        purchase = report(0, 0, last, "purchase", seconds=2)
+
+        for entries in ([step(0, 0), click, purchase], [click, purchase, step(0, 0)]):
+            assert [6.0] == [one.reward for one in assemble(entries, self.spec).transitions]
+
+    def test_the_end_alone_closes_the_window_too(self) -> None:
+        """Nothing came and nothing will: the default stands at once."""
+        entries = [step(0, 0), report(0, 0, outcome(terminated=True), seconds=1)]
+
+        assert [-1.0] == [one.reward for one in assemble(entries, self.spec).transitions]
+
+    def test_a_last_reward_after_the_window_changes_nothing(self) -> None:
+        """A window that the clock has closed stays closed."""
+        late = report(0, 0, outcome(9.0, terminated=True), "late", seconds=10.5)
+
+        for entries in ([step(0, 0), late], [late, step(0, 0)]):
+            assert [-1.0] == [one.reward for one in self.closed(entries, now=11).transitions]
+
     def test_a_newer_step_in_one_partition_does_not_close_a_window_in_another(self) -> None:
         """Reading one worker's log to its end before another's loses no reward."""
         entries = [step(0, 0, seconds=0), step(9, 0, seconds=500), report(0, 0, outcome(1.0), seconds=2)]

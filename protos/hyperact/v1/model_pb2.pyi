@@ -274,7 +274,7 @@ class ModelSpec(_message.Message):
     @_builtins.property
     def reward_window(self) -> _duration_pb2.Duration:
         """Optional; default 0: how long after a step rewards for it add up, counted from the step's time. Zero: the first
-        reward settles the step.
+        reward settles the step. An outcome with `terminated` closes the window of a ONE_SHOT agent's step at once.
         """
 
     @_builtins.property

@@ -9,7 +9,8 @@ The rules:
    without any, the declared default stands. A step that has neither is never learned from.
 4. A step is complete when its reward is settled and what followed is known: the next step of the same episode, or an
    outcome that ended the episode. A truncated episode needs the true final observation, for the value after it counts.
-5. In a one-shot model every step is its own episode: it ends with its reward.
+5. In a one-shot model every step is its own episode: it ends with its reward. An outcome that says `terminated` says
+   that nothing more will come: it closes the step's window there and then.
 6. Evaluation steps give episode summaries and no transitions.
 7. A complete step is emitted once. Steps of one episode come out in order when they went in in order.
 8. An episode is summed up when its end is known and all its steps are complete.
@@ -110,6 +111,7 @@ class _Pending:
     is_settled: bool = False
     terminated: bool = False
     truncated: bool = False
+    end_time_seconds: float = 0.0
     final_observation: NDArray[Any] | None = None
     next_observation: NDArray[Any] | None = None
     next_action_mask: bytes = b""
@@ -212,6 +214,7 @@ class TransitionAssembler:
             self._apply(previous, step.previous_outcome, "", time_seconds, out)
         if key.number and not self._is_one_shot:
             self._follow(key._replace(number=key.number - 1), step, out)
+        self._close_early(key, pending)
         self._complete_if_ready(key, out)
 
     def _push_report(self, report: Report, out: Assembled) -> None:
@@ -229,6 +232,7 @@ class TransitionAssembler:
             self._add_reward(key, pending, outcome.reward, time_seconds)
         if (outcome.terminated or outcome.truncated) and not (pending.terminated or pending.truncated):
             self._end(key, pending, outcome, time_seconds)
+        self._close_early(key, pending)
         self._complete_if_ready(key, out)
 
     def _pending_for_outcome(self, key: StepKey) -> _Pending | None:
@@ -249,6 +253,7 @@ class TransitionAssembler:
 
     def _end(self, key: StepKey, pending: _Pending, outcome: Outcome, time_seconds: float) -> None:
         pending.terminated, pending.truncated = outcome.terminated, outcome.truncated and not outcome.terminated
+        pending.end_time_seconds = time_seconds
         if outcome.HasField("final_observation"):
             pending.final_observation = to_array(outcome.final_observation)
         episode = self._open_episode(key)
@@ -265,6 +270,13 @@ class TransitionAssembler:
             episode.num_steps = 1
             episode.end_time_seconds = time_seconds
 
+    def _close_early(self, key: StepKey, pending: _Pending) -> None:
+        """Settle a one-shot step's reward if an outcome within its window said that it was the last."""
+        if not (self._is_one_shot and self._window_seconds and pending.terminated and not pending.is_settled):
+            return
+        if pending.step is not None and pending.end_time_seconds <= pending.time_seconds + self._window_seconds:
+            self._settle(key, pending, self._reward_until(pending, pending.end_time_seconds), pending.end_time_seconds)
+
     def _settle_due(self, now_seconds: float, out: Assembled) -> None:
         due = [
             (key, pending)
@@ -275,10 +287,13 @@ class TransitionAssembler:
         ]
         for key, pending in due:
             deadline_seconds = pending.time_seconds + self._window_seconds
-            rewards = [reward for time_seconds, reward in pending.rewards if time_seconds <= deadline_seconds]
-            # fsum: the same sum in whatever order they came.
-            self._settle(key, pending, math.fsum(rewards) if rewards else self._default_reward, deadline_seconds)
+            self._settle(key, pending, self._reward_until(pending, deadline_seconds), deadline_seconds)
             self._complete_if_ready(key, out)
+
+    def _reward_until(self, pending: _Pending, deadline_seconds: float) -> float | None:
+        rewards = [reward for time_seconds, reward in pending.rewards if time_seconds <= deadline_seconds]
+        # fsum: the same sum in whatever order they came.
+        return math.fsum(rewards) if rewards else self._default_reward
 
     def _follow(self, key: StepKey, successor: Step, out: Assembled) -> None:
         """Tell the step before `successor`, which may not have come yet, what followed it."""
