@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 from mlflow import MlflowClient
+from pydantic import ValidationError
 
 from hyperact.trainer import jobs
 from hyperact.trainer.checkpoints import Checkpoints, TrainerState
@@ -117,6 +118,22 @@ class TestRetrain:
         run_id = checkpoint(data_dir)[0].run_id
         curve = Tracking("", data_dir, "default", "champion").curve(run_id, "mean_return_by_deployment")
         assert 1 in dict(curve)
+
+    def test_a_schedule_says_when_versions_are_made(self, log: ToyLog, address: str, data_dir: Path) -> None:
+        """Early ones soon: at twelve, at forty and, after the last of the schedule, every hundred steps."""
+        player = DeepSeaPlayer(log, size=4)
+        for num_episodes, num_steps in ((3, 12), (7, 40), (25, 140)):
+            player.play(num_episodes)
+            run(address, data_dir, schedule=[12, 40], min_new_steps=100)
+            assert num_steps == checkpoint(data_dir)[0].num_training_steps
+
+        assert 3 == num_versions(data_dir)
+
+    @pytest.mark.parametrize("schedule", [[0, 10], [10, 10], [20, 10]])
+    def test_a_schedule_ascends(self, address: str, data_dir: Path, schedule: list[int]) -> None:
+        """Anything else is a slip, and said before anything is done."""
+        with pytest.raises(ValidationError, match="ascending"):
+            settings(address, data_dir, schedule=schedule)
 
     def test_without_promotion_versions_are_only_registered(self, log: ToyLog, address: str, data_dir: Path) -> None:
         """Somebody else decides."""
@@ -244,7 +261,7 @@ class TestRetrain:
         serving = Tracking("", data_dir, "default", "champion").serving()
         assert serving is not None
         assert AgentKind.AGENT_KIND_ONE_SHOT == serving.manifest.spec.agent_kind
-        assert 200 == serving.manifest.num_learner_steps
+        assert 8 * 50 == serving.manifest.num_learner_steps
 
     def test_continuing_agents_are_learned_from_without_an_end(self, log: ToyLog, address: str, data_dir: Path) -> None:
         """Sixty steps of one endless episode: all but the last, whose outcome is not known yet, are transitions."""

@@ -107,6 +107,7 @@ def retrain(settings: RetrainSettings, stop: Event) -> None:
         state, arrays = taken_up
         options = RetrainOptions(
             min_new_steps=settings.min_new_steps,
+            schedule=settings.schedule,
             replay_ratio=settings.replay_ratio or state.config.replay_ratio,
             max_versions=settings.max_versions,
             poll_seconds=settings.poll_seconds,

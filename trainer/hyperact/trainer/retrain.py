@@ -73,6 +73,8 @@ class RetrainOptions:
 
     Attributes:
         min_new_steps: training steps to wait for before a round.
+        schedule: how many training steps the log holds when a round is read, one number a round, ascending; after the
+            last, and for an empty one, `min_new_steps` says.
         replay_ratio: updates per new transition.
         max_versions: versions to make before returning; 0: until stopped.
         poll_seconds: how often to look at the log.
@@ -82,6 +84,7 @@ class RetrainOptions:
     """
 
     min_new_steps: int = 200
+    schedule: Sequence[int] = ()
     replay_ratio: float = 4.0
     max_versions: int = 0
     poll_seconds: float = 0.5
@@ -241,11 +244,15 @@ class Retrainer:
             extent = self._extent()
             # Without a partition that was counted then, the counts do not compare: what is new is seen by reading it.
             is_less = any(partition in extent.set_aside for partition in self._state.ends)
-            num_new = extent.num_training_steps - (0 if is_less else self._state.num_training_steps)
-            if num_new + self._ingest.num_due(now_seconds) >= self._options.min_new_steps:
+            num_before = 0 if is_less else self._state.num_training_steps
+            num_new = extent.num_training_steps - num_before
+            scheduled = next((total for total in self._options.schedule if total > num_before), None)
+            num_needed = self._options.min_new_steps if scheduled is None else scheduled - num_before
+            num_due = self._ingest.num_due(now_seconds) if scheduled is None else 0
+            if num_new + num_due >= num_needed:
                 return now_seconds, extent
             if not is_told:
-                logger.info("waiting for steps", have=num_new, need=self._options.min_new_steps)
+                logger.info("waiting for steps", have=num_new, need=num_needed)
                 is_told = True
             self._wait()
 

@@ -1,6 +1,7 @@
 """Settings of the room's commands. Parsed at one edge: nothing below reads flags or the environment."""
 
 import warnings
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -124,8 +125,13 @@ class RetrainSettings(CommonSettings, ConnectionSettings):
         description="The name under which the log keeps what was not read yet, one a trainer; empty: the model's.",
     )
     min_new_steps: int = Field(default=200, gt=0, description="New training steps to wait for before learning.")
+    schedule: list[int] = Field(
+        default_factory=list,
+        description="Training steps in the log at which to learn, ascending, as JSON: [100, 200, 400]. "
+        "After the last, min_new_steps.",
+    )
     replay_ratio: float = Field(
-        default=0.0, ge=0, description="Learner steps per new transition; 0: the preset's (4, Atari 1)."
+        default=0.0, ge=0, description="Learner steps per new transition; 0: the preset's (4, Atari 1, one-shot 8)."
     )
     batch_size: int = Field(
         default=0, ge=0, description="Transitions per learner step; 0: the preset's (128, Atari 32)."
@@ -164,6 +170,13 @@ class RetrainSettings(CommonSettings, ConnectionSettings):
         default=None, description="Gate: the least mean return of evaluation episodes in env; unset: no evaluation."
     )
     evaluation_episodes: int = Field(default=20, gt=0, description="Episodes of that evaluation.")
+
+    @field_validator("schedule")
+    @classmethod
+    def _check_schedule(cls, schedule: list[int]) -> list[int]:
+        if schedule and (schedule[0] < 1 or any(later <= earlier for earlier, later in pairwise(schedule))):
+            raise ValueError("expected numbers of steps in ascending order, from 1")
+        return schedule
 
     @model_validator(mode="after")
     def _check_evaluation(self) -> Self:
