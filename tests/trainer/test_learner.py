@@ -56,6 +56,18 @@ class TestLearner:
 
         assert [False, False, True, False, False, True] == equal
 
+    def test_a_decay_shrinks_what_nothing_holds(self) -> None:
+        """Weights that rewards do not need go towards zero; without a decay they stay."""
+        sizes = {}
+        for decay in (0.0, 10.0):
+            learner, replay = learner_with_replay(small.with_overrides({"weight_decay": decay}))
+            before = np.linalg.norm(learner.get_state()["hypermodel/learnable.head.weight"])
+            for _ in range(200):
+                learner.update(replay)
+            sizes[decay] = np.linalg.norm(learner.get_state()["hypermodel/learnable.head.weight"]) / before
+
+        assert sizes[10.0] < 0.5 < sizes[0.0]
+
     @pytest.mark.parametrize("distribution", [GAUSSIAN, UNIT_SPHERE, ONE_HOT, COORDINATE])
     def test_it_learns_the_rewards_of_a_bandit(self, distribution: "ReferenceDistribution.ValueType") -> None:
         """Without bootstrap the mean over indices goes to the reward, wherever indices are drawn from."""

@@ -20,6 +20,7 @@ default_discount = 0.99
 _modules = {
     "ALE/": "hyperact.clients.atari:hyperact/",
     "hyperact/DeepSea-": "hyperact.clients.deep_sea:hyperact/DeepSea-",
+    "hyperact/Labels-": "hyperact.clients.labels:hyperact/Labels-",
 }
 
 

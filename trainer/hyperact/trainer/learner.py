@@ -53,8 +53,13 @@ class Learner:
         self._td_loss = TdLoss(spec, config, self.hypermodel)
         self._target = copy.deepcopy(self.hypermodel.learnable).requires_grad_(False)
         self._parameters = list(self.hypermodel.learnable.parameters())
-        self._optimizer = torch.optim.Adam(
-            self._parameters, lr=config.learning_rate, eps=config.adam_epsilon, fused=True
+        # Without a decay AdamW is Adam.
+        self._optimizer = torch.optim.AdamW(
+            self._parameters,
+            lr=config.learning_rate,
+            eps=config.adam_epsilon,
+            weight_decay=config.weight_decay,
+            fused=True,
         )
         replay_seed, index_seed = np.random.SeedSequence(seed).spawn(2)
         self._replay_rng = np.random.default_rng(replay_seed)
@@ -78,12 +83,7 @@ class Learner:
         batch = replay.sample(self._replay_rng, self.config.batch_size)
         transitions = Transitions(*map(torch.from_numpy, batch))
         draws = Draws(*map(torch.from_numpy, self._td_loss.draw(self._index_rng, len(batch.actions_tm1))))
-        with torch.no_grad():
-            answers_t = Answers(
-                self.hypermodel.learnable.encode(transitions.observations_t),
-                self._target.encode(transitions.observations_t),
-            )
-            targets = self._td_loss.targets(answers_t, self._target, transitions, draws)
+        targets = self._targets(transitions, draws)
         encoded_tm1 = self.hypermodel.learnable.encode(transitions.observations_tm1)
         estimate = self._td_loss.estimate(encoded_tm1, targets, transitions, draws)
         loss = estimate.losses.mean() + self._td_loss.penalty(len(replay)) + self._gradient_penalty(estimate.mean_value)
@@ -151,6 +151,17 @@ class Learner:
         gradients = torch.autograd.grad(mean_value, self._parameters, create_graph=True, allow_unused=True)
         squares = [(gradient**2).sum() for gradient in gradients if gradient is not None]
         return self.config.gradient_penalty * torch.stack(squares).sum()
+
+    @torch.no_grad()
+    def _targets(self, transitions: Transitions, draws: Draws) -> Tensor:
+        """Return the targets [B, J]; where no value follows, as for one-shot agents, no network is asked."""
+        if not transitions.discounts_t.any():
+            return transitions.rewards_t.unsqueeze(-1)
+        answers_t = Answers(
+            self.hypermodel.learnable.encode(transitions.observations_t),
+            self._target.encode(transitions.observations_t),
+        )
+        return self._td_loss.targets(answers_t, self._target, transitions, draws)
 
     def _descend(self, loss: Tensor) -> Tensor:
         self._optimizer.zero_grad(set_to_none=True)
