@@ -25,6 +25,7 @@ class Blank(gymnasium.Env[np.ndarray, np.int64]):
     [
         ("ALE/Freeway-v5", "hyperact.clients.atari:hyperact/Freeway-v5"),
         ("hyperact/DeepSea-v0", "hyperact.clients.deep_sea:hyperact/DeepSea-v0"),
+        ("hyperact/Labels-v0", "hyperact.clients.labels:hyperact/Labels-v0"),
         ("CartPole-v1", "CartPole-v1"),
         ("my.module:My-v0", "my.module:My-v0"),
     ],

@@ -8,7 +8,7 @@ curves were made with. Replay keeps fewer transitions. Two small Atari terms of 
 penalty on generated weights (`regularisation`: 0.01) and the one on the gradient's norm (`gradient_penalty`: 0.01),
 which about doubles an update's cost.
 
-One-shot agents have a preset of ours, measured in docs/bandit.md. Their rewards are learned as they are, without a
+One-shot agents have a preset of ours (docs/bandit.md). Their rewards are learned as they are, without a
 bootstrap, so values are of the reward's size, about 1, and wide torsos learn fast. Against that size:
 
 - The prior is small (a standard deviation of about 0.06 where nothing was learned): exploration comes from the mean's
