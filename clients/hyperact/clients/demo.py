@@ -80,7 +80,7 @@ class DemoError(Exception):
 
 def demo(settings: DemoSettings) -> int:
     """Show the whole loop on DeepSea: act, log, retrain, promote, until it is solved."""
-    signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGTERM, end_on_signal)
     console = Console()
     try:
         return run_demo(settings, console)
@@ -409,5 +409,6 @@ def write_csv(file: Path, results: Sequence[DeploymentResult], threshold: float)
             )
 
 
-def _end(number: int, _frame: object) -> NoReturn:
+def end_on_signal(number: int, _frame: object) -> NoReturn:
+    """End as a process that a signal ended says that it did."""
     raise SystemExit(128 + number)
