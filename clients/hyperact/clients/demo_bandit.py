@@ -53,7 +53,7 @@ class DemoBanditSettings(StreamSettings):
     deployments: int = Field(20, ge=2, description="Deployments in all, the untrained one included.")
     first_deployment: int = Field(50, ge=1, description="Decisions before the first version that learned something.")
     plot: str = Field("", description="The plot's file; empty: regret.png in data_dir.")
-    start_seconds: float = Field(120.0, gt=0, description="How long the service, or a deployment, may take.")
+    start_seconds: float = Field(300.0, gt=0, description="How long the service, or a deployment, may take.")
 
     @model_validator(mode="after")
     def _check(self) -> "DemoBanditSettings":
@@ -101,7 +101,7 @@ def run_demo(settings: DemoBanditSettings, console: Console) -> list[BanditStep]
 def geometric_schedule(first: int, end: int, number: int) -> list[int]:
     """Return so many numbers of decisions, from `first` to before `end`, each by about the same factor greater."""
     factor = (end / first) ** (1 / number)
-    return sorted({round(first * factor**power) for power in range(number)})
+    return sorted({min(round(first * factor**power), end - 1) for power in range(number)})
 
 
 def register_untrained(settings: DemoBanditSettings, data_dir: Path) -> None:
