@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hyperact.trainer.export import to_onnx
-from hyperact.trainer.gate_evidence import Examiner, Recent
+from hyperact.trainer.gate_evidence import Examiner, Recent, Versions
 from hyperact.trainer.gate_figure import gate_figure
 from hyperact.trainer.off_policy.episodes import EpisodeCollector
 from hyperact.trainer.tracking import Tracking
@@ -96,3 +96,14 @@ class TestEpisodeCollector:
         collector.push(transitions(scene.log, scene.spec))
 
         assert not collector.episodes
+
+
+class TestVersions:
+    def test_an_old_version_is_found_after_many_newer_ones(self, scene: Scene) -> None:
+        """A log that twenty versions decided names more than are kept loaded, the oldest among them."""
+        versions = Versions(Tracking(scene.uri, scene.data_dir, "default", "champion"))
+
+        newer = [versions.policy(str(number)) for number in range(100, 120)]
+
+        assert [None] * 20 == newer
+        assert versions.policy("1") is not None

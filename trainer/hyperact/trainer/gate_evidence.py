@@ -39,7 +39,7 @@ class Recent:
 
 
 class Versions:
-    """The newest registered versions that were asked for, with their graphs loaded."""
+    """The registered versions that were asked for last, with their graphs loaded."""
 
     def __init__(self, tracking: Tracking) -> None:
         self._tracking = tracking
@@ -47,16 +47,18 @@ class Versions:
 
     def policy(self, version: str) -> Policy | None:
         """Return a version's policy; None if it is not to be had. Raises TrackingUnavailableError."""
-        if version not in self._kept:
+        if version in self._kept:
+            self._kept[version] = self._kept.pop(version)
+        else:
             self.keep(self._tracking.load_version(version), version)
         return self._kept[version]
 
     def keep(self, found: ServingVersion | None, version: str) -> None:
         """Remember a version that was loaded already."""
-        policy = None if found is None else _to_policy(found.graph, found.manifest.spec)
-        self._kept[version] = policy
+        self._kept.pop(version, None)
+        self._kept[version] = None if found is None else _to_policy(found.graph, found.manifest.spec)
         while len(self._kept) > _max_versions_kept:
-            del self._kept[min(self._kept, key=int)]
+            del self._kept[next(iter(self._kept))]
 
 
 @dataclass(frozen=True)
