@@ -315,7 +315,9 @@ class LogRange(_message.Message):
     BEGIN_OFFSET_FIELD_NUMBER: _builtins.int
     END_OFFSET_FIELD_NUMBER: _builtins.int
     partition: _builtins.str
-    """The partition's id: 32 lowercase hexadecimal digits, made when its database was."""
+    """The partition's id: 32 lowercase hexadecimal digits, made when its database was. A JetStream stream is one partition
+    to its readers, under an id of its own; its sequence numbers are the offsets.
+    """
     begin_offset: _builtins.int
     """The first offset, included."""
     end_offset: _builtins.int
