@@ -29,7 +29,7 @@ ENV HYPERACT_ADDRESS=0.0.0.0:50051 \
     HYPERACT_METRICS_ADDRESS=0.0.0.0:9464 \
     HYPERACT_ALLOW_REMOTE=true \
     HYPERACT_LOG_FORMAT=json
-RUN wheel=$(echo /wheels/*.whl) && pip install -c /constraints.txt "${wheel}[service]"
+RUN wheel=$(echo /wheels/*.whl) && pip install -c /constraints.txt "${wheel}[service,nats]"
 USER 10001
 EXPOSE 50051 9464
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 CMD ["hyperact", "health"]
@@ -40,7 +40,7 @@ CMD ["serve"]
 FROM base AS trainer
 ARG EXTRA_INDEX_URL=""
 RUN wheel=$(echo /wheels/*.whl) && \
-    pip install -c /constraints.txt ${EXTRA_INDEX_URL:+--extra-index-url "$EXTRA_INDEX_URL"} "${wheel}[trainer]"
+    pip install -c /constraints.txt ${EXTRA_INDEX_URL:+--extra-index-url "$EXTRA_INDEX_URL"} "${wheel}[trainer,nats]"
 USER 10001
 CMD ["retrain"]
 

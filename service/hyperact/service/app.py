@@ -5,7 +5,7 @@ import contextlib
 import signal
 from collections.abc import Awaitable, Iterator
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import structlog
@@ -35,6 +35,10 @@ from hyperact.service.tls import TlsFiles, make_credentials
 from hyperact.service.traces import Traces
 from hyperact.service.version_cache import VersionCache
 from hyperact.service.versions import Versions
+from hyperact.v1.streams import StreamAccess, parse_stream_address
+
+if TYPE_CHECKING:
+    from hyperact.service.shipping import Shipper
 
 logger = structlog.stdlib.get_logger("hyperact.service")
 housekeeping_period_seconds = 1.0
@@ -92,6 +96,8 @@ class Worker:
             retention=RetentionLimits(settings.log_retention_seconds, settings.log_retention_bytes // settings.workers),
         )
         self._reader = LogReader(settings.data_dir / "log", self._log)
+        self._shipping_reader = LogReader(settings.data_dir / "log", self._log)
+        self._shipper = _make_shipper(settings, self._shipping_reader) if settings.log and worker == 0 else None
         self._versions = _make_versions(settings, self.metrics)
         self._traces = _make_traces(settings.trace_endpoint)
         limits = _make_limits(settings)
@@ -108,6 +114,10 @@ class Worker:
                 stack.push_async_callback(asyncio.to_thread, self._traces.close)
             stack.push_async_callback(self._log.close)
             stack.callback(self._reader.close)
+            stack.callback(self._shipping_reader.close)
+            if self._shipper is not None:
+                self._shipper.start()
+                stack.push_async_callback(self._shipper.close)
             stack.push_async_callback(self._data_plane.close)
             stack.push_async_callback(self._versions.stop)
             await _until(self._versions.start(), stop)
@@ -191,6 +201,14 @@ class Worker:
         watch("log_removed_records", "Records removed by retention since the start.", lambda: self._log.num_removed)
         watch("log_set_aside", "Damaged databases set aside.", lambda: len(self._log.find_set_aside()))
         watch("log_writable", "Whether the log can be written.", lambda: not self._log.problem())
+        shipper = self._shipper
+        watch("shipping_up", "Whether the stream takes records.", lambda: shipper is not None and shipper.is_up())
+        watch("shipped_records", "Records shipped since the start.", lambda: shipper.num_shipped if shipper else 0)
+        watch(
+            "shipping_lag_seconds",
+            "How long the oldest record not shipped yet has waited.",
+            lambda: shipper.lag_seconds() if shipper else 0.0,
+        )
         watch("ready", "Whether the worker is ready.", lambda: not self._readiness.problem())
 
     async def _keep_house(self) -> None:
@@ -226,6 +244,25 @@ def _make_versions(settings: ServeSettings, metrics: Metrics) -> Versions:
         drain_deadline_seconds=settings.drain_deadline_seconds,
         metrics=metrics,
     )
+
+
+def _make_shipper(settings: ServeSettings, reader: LogReader) -> "Shipper":
+    """Return what ships the log. RuntimeError if a library for it is missing, FieldError if the address is none."""
+    try:
+        from hyperact.service.jet_stream import JetStream
+        from hyperact.service.shipping import Shipper
+    except ModuleNotFoundError as error:
+        raise RuntimeError(f"--log needs {error.name}: pip install 'hyperact[nats]'") from error
+    access = StreamAccess(
+        user=settings.nats_user,
+        password=settings.nats_password.get_secret_value(),
+        token=settings.nats_token.get_secret_value(),
+        credentials_file=settings.nats_credentials_file,
+        ca_file=settings.nats_ca_file,
+        certificate_file=settings.nats_certificate_file,
+        key_file=settings.nats_key_file,
+    )
+    return Shipper(reader, JetStream(parse_stream_address(settings.log), access, settings.nats_replicas))
 
 
 def _make_limits(settings: ServeSettings) -> Limits:

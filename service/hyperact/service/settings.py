@@ -110,6 +110,23 @@ class ServeSettings(BaseModel, extra="forbid"):
         ge=0,
         description="The size of the log beyond which the oldest entries go, as far as they were read; 0: none.",
     )
+    log: str = Field(
+        "", description="The stream that steps are shipped to, nats://HOST:PORT,HOST:PORT/STREAM; empty: to none."
+    )
+    nats_replicas: int = Field(
+        1, ge=1, le=5, description="How many servers keep each message of a stream that is not there yet and is made."
+    )
+    nats_user: str = Field("", description="Who the service is to the stream's servers; empty: nobody.")
+    nats_password: SecretStr = Field(SecretStr(""), description="That user's password; best by HYPERACT_NATS_PASSWORD.")
+    nats_token: SecretStr = Field(
+        SecretStr(""), description="Instead of user and password: a token; best by HYPERACT_NATS_TOKEN."
+    )
+    nats_credentials_file: str = Field("", description="Instead of them: a credentials file (JWT and key).")
+    nats_ca_file: str = Field(
+        "", description="The certificates to trust, PEM: demands TLS of the stream's servers. Empty: the system's."
+    )
+    nats_certificate_file: str = Field("", description="The service's certificate for the stream's servers, PEM.")
+    nats_key_file: str = Field("", description="That certificate's key, PEM.")
     fallback_num_actions: int = Field(
         0,
         ge=0,
