@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from nats.js import JetStreamContext
 from nats.js.api import StreamInfo
 
 from hyperact.v1.log_pb2 import LogEntry
-from hyperact.v1.streams import default_stream
+from hyperact.v1.streams import all_subjects, default_stream, id_header, message_id, subject_of
 
 start_seconds = 30.0
 binary = Path(sys.executable).with_name("nats-server")
@@ -46,6 +46,7 @@ class NatsServer:
         self, directory: Path, name: str, port: int, routes: Sequence[int] = (), arguments: Sequence[str] = ()
     ) -> None:
         self.name = name
+        self.port = port
         self.url = f"nats://127.0.0.1:{port}"
         self._output = directory / f"{name}.txt"
         store = directory / name
@@ -60,6 +61,15 @@ class NatsServer:
         """Start the process."""
         with self._output.open("ab") as output:
             self._process = subprocess.Popen(self._command, stdout=output, stderr=output)
+
+    def wait_until_up(self) -> None:
+        """Return when it takes connections."""
+        deadline = time.monotonic() + start_seconds
+        while time.monotonic() < deadline:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+                return
+            time.sleep(0.02)
+        raise AssertionError(self.words())
 
     def kill(self) -> None:
         """Take the process away by SIGKILL, as a power switch would."""
@@ -116,6 +126,28 @@ class NatsCluster:
             assert time.monotonic() < deadline, [server.words() for server in self.servers.values()]
             await asyncio.sleep(0.1)
 
+    def publish(self, entries: Iterable[LogEntry], suffix: str = "") -> None:
+        """Put entries on the stream, one after the other, as replicas do; make the stream if it is not there.
+
+        `suffix` goes behind the ids: with another one the stream takes what it has already, as after its window.
+        """
+        asyncio.run(self._publish(entries, suffix))
+
+    async def _publish(self, entries: Iterable[LogEntry], suffix: str) -> None:
+        client = await self.connect()
+        try:
+            context = client.jetstream(timeout=10)
+            replicas = len(self.servers)
+            await context.add_stream(
+                name=default_stream, subjects=[all_subjects(default_stream)], num_replicas=replicas
+            )
+            for entry in entries:
+                headers = {id_header: message_id(entry) + suffix}
+                subject = subject_of(default_stream, entry)
+                await context.publish(subject, entry.SerializeToString(), headers=headers)
+        finally:
+            await client.close()
+
     async def stream_info(self) -> StreamInfo:
         """Return what the cluster says of the stream, once it says something."""
         client = await self.connect()
@@ -143,6 +175,8 @@ def running_nats(directory: Path, number: int = 1, arguments: Sequence[str] = ()
     cluster = NatsCluster(directory, number, arguments)
     cluster.start()
     try:
+        for server in cluster.servers.values():
+            server.wait_until_up()
         yield cluster
     finally:
         cluster.kill()

@@ -20,7 +20,8 @@ from hyperact.clients.policy import connect
 from hyperact.clients.sessions import AsyncSession, VectorSession
 from hyperact.service.credentials import hash_token
 from hyperact.service.settings import ServeSettings
-from hyperact.trainer.ingest import LogUnavailableError, StepSource
+from hyperact.trainer.ingest import StepSource
+from hyperact.trainer.log_source import LogUnavailableError
 from hyperact.v1.channels import ConnectionSettings, channel_credentials, open_channel
 from hyperact.v1.errors import ConnectionSettingsError
 from toy_certificates import Authority

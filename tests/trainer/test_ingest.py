@@ -4,7 +4,8 @@ import grpc
 import numpy as np
 import pytest
 
-from hyperact.trainer.ingest import Ingest, LogLostError, LogUnavailableError, Positions, StepSource, dataset
+from hyperact.trainer.ingest import Ingest, StepSource, dataset
+from hyperact.trainer.log_source import LogLostError, LogUnavailableError, Positions
 from hyperact.v1.log_pb2 import LogEntry
 from toy_entries import in_partitions, key, model_spec, one_shot, outcome, report, start_seconds, step
 from toy_log_service import DeepSeaPlayer, ToyLog, served

@@ -15,7 +15,8 @@ import structlog
 from matplotlib.figure import Figure
 
 from hyperact.trainer.export import OnnxGraph
-from hyperact.trainer.ingest import Ingest, LogUnavailableError, StepSource
+from hyperact.trainer.ingest import Ingest
+from hyperact.trainer.log_source import LogSource, LogUnavailableError
 from hyperact.trainer.off_policy.episodes import Episode, EpisodeCollector
 from hyperact.trainer.off_policy.evaluation import Evaluation, EvaluationOptions, evaluate
 from hyperact.trainer.off_policy.fitted import FitConfig
@@ -30,7 +31,7 @@ logger = structlog.get_logger()
 
 
 def evaluate_version(
-    source: StepSource, tracking: Tracking, settings: EvaluateSettings, now_seconds: float
+    source: LogSource, tracking: Tracking, settings: EvaluateSettings, now_seconds: float
 ) -> Evaluation:
     """Return what the log says of a version. Raises LogUnavailableError, TrackingUnavailableError, ValueError."""
     target = _load(tracking, settings.version, settings.num_indices)
@@ -61,7 +62,7 @@ def log_evaluation(tracking: Tracking, evaluation: Evaluation, figure: Figure, n
     tracking.end_run(run_id)
 
 
-def _read(source: StepSource, spec: ModelSpec, collector: EpisodeCollector, now_seconds: float) -> None:
+def _read(source: LogSource, spec: ModelSpec, collector: EpisodeCollector, now_seconds: float) -> None:
     ingest = Ingest(spec)
     extent = source.extent()
     for entries in source.read({}, extent.ends, extent, _give_up):

@@ -10,7 +10,7 @@ The rules:
 5. What waits for its outcome is bounded: beyond a memory budget the oldest waiting step is given up and counted.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,14 +18,12 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
+from hyperact.trainer.log_source import Extent, LogLostError, LogSource, LogUnavailableError, Positions, nowhere
 from hyperact.v1.log_pb2 import AcknowledgeRequest, GetRangeRequest, LogEntry, LogPosition, ReadRequest, ReadResponse
 from hyperact.v1.log_pb2_grpc import LogServiceStub
 from hyperact.v1.model_pb2 import LogRange, ModelSpec
 from hyperact.v1.tensors import TensorChecker
 from hyperact.v1.transitions import Assembled, EpisodeSummary, Transition, TransitionAssembler
-
-# A partition's id to the offset of its first entry not yet read.
-Positions = dict[str, int]
 
 _range_timeout_seconds = 10.0
 # A call that lasts longer is broken off and taken up where it stopped.
@@ -44,39 +42,14 @@ _transient = {
 }
 
 
-class LogUnavailableError(Exception):
-    """The log cannot be read now, and may be later."""
-
-
-class LogLostError(Exception):
-    """The log no longer holds what was read from it before."""
-
-
-@dataclass(frozen=True, slots=True)
-class Extent:
-    """How far the log goes now.
-
-    Attributes:
-        ends: for every partition, the offset after its last entry.
-        num_training_steps: training steps that were ever written to these partitions.
-        begins: for every partition, the offset of its first entry; retention moves it.
-        set_aside: partitions whose databases were damaged: they are not here any more.
-    """
-
-    ends: Positions
-    num_training_steps: int
-    begins: Positions = field(default_factory=dict)
-    set_aside: frozenset[str] = frozenset()
-
-
-class StepSource:
+class StepSource(LogSource):
     """One model's log, behind LogService."""
 
     def __init__(self, channel: grpc.Channel, model: str) -> None:
         self._stub = LogServiceStub(channel)
         self._model = model
 
-    def extent(self) -> Extent:
+    def extent(self, positions: Mapping[str, int] = nowhere, num_training_steps: int = 0) -> Extent:  # noqa: ARG002 - it counts itself
         """Ask how far the log goes. Raises LogUnavailableError."""
         try:
             response = self._stub.GetRange(GetRangeRequest(model=self._model), timeout=_range_timeout_seconds)
@@ -95,29 +68,6 @@ class StepSource:
             if error.code() is grpc.StatusCode.UNIMPLEMENTED:
                 return  # an older service, which removes nothing
             raise _translated(error) from error
-
-    def read(
-        self,
-        begins: Mapping[str, int],
-        ends: Mapping[str, int],
-        extent: Extent,
-        pause: Callable[[LogUnavailableError], None],
-    ) -> Iterator[Sequence[LogEntry]]:
-        """Yield the entries from `begins` to before `ends`, partition by partition.
-
-        `extent` is how far the log goes at least; `pause` is called when the log is away: it waits, or raises to give
-        up. Raises LogLostError.
-        """
-        for partition in sorted(ends):
-            position = begins.get(partition, 0)
-            while position < ends[partition]:
-                try:
-                    for entries in self._read_partition(partition, position, ends[partition], extent):
-                        yield entries
-                        position = entries[-1].offset + 1
-                    position = ends[partition]
-                except LogUnavailableError as error:
-                    pause(error)
 
     def _read_partition(self, partition: str, begin: int, end: int, extent: Extent) -> Iterator[Sequence[LogEntry]]:
         """Yield what one partition holds from an offset to before another."""

@@ -24,8 +24,9 @@ from hyperact.trainer.environments import Environment, make_environment, optimal
 from hyperact.trainer.evaluate import evaluate_version, log_evaluation
 from hyperact.trainer.export import Lineage
 from hyperact.trainer.gate_evidence import Examiner, Recent
-from hyperact.trainer.ingest import LogLostError, LogUnavailableError, StepSource
+from hyperact.trainer.ingest import StepSource
 from hyperact.trainer.learner import Learner, State
+from hyperact.trainer.log_source import LogLostError, LogSource, LogUnavailableError
 from hyperact.trainer.off_policy.report import evaluation_figure, evaluation_table, verdict
 from hyperact.trainer.plots import returns_figure
 from hyperact.trainer.releases import Release, Releases
@@ -44,6 +45,7 @@ from hyperact.v1.errors import FieldError
 from hyperact.v1.gates import GateLimits
 from hyperact.v1.manifests import check_spec
 from hyperact.v1.model_pb2 import ModelSpec
+from hyperact.v1.streams import parse_stream_address
 
 logger = structlog.get_logger()
 
@@ -95,12 +97,7 @@ def retrain(settings: RetrainSettings, stop: Event) -> None:
     """Learn from a service's log until stopped. Raises JobError."""
     checkpoints = Checkpoints(settings.data_dir, settings.model)
     tracking = _tracking(settings)
-    channel_options = [("grpc.max_receive_message_length", _max_message_bytes)]
-    with (
-        _translating(),
-        checkpoints.locked(),
-        open_channel(settings.address, settings, channel_options) as channel,
-    ):
+    with _translating(), checkpoints.locked(), _opened_log(settings) as source:
         taken_up = _take_up(settings, checkpoints, tracking, stop)
         if taken_up is None:
             return
@@ -111,12 +108,12 @@ def retrain(settings: RetrainSettings, stop: Event) -> None:
             replay_ratio=settings.replay_ratio or state.config.replay_ratio,
             max_versions=settings.max_versions,
             poll_seconds=settings.poll_seconds,
-            source=settings.address,
+            source=settings.log or settings.address,
             reader=settings.reader or f"trainer of {settings.model}"[:64],
             off_policy_steps=settings.off_policy_steps,
         )
         retrainer = Retrainer(
-            StepSource(channel, settings.model),
+            source,
             checkpoints,
             _releases(settings, tracking),
             options,
@@ -131,9 +128,8 @@ def retrain(settings: RetrainSettings, stop: Event) -> None:
 def evaluate(settings: EvaluateSettings) -> None:
     """Estimate a version's value from a service's log, print and plot it. Raises JobError, also if it is refused."""
     tracking = Tracking(settings.tracking_uri, settings.data_dir, settings.model, "")
-    channel_options = [("grpc.max_receive_message_length", _max_message_bytes)]
-    with _translating(), open_channel(settings.address, settings, channel_options) as channel:
-        evaluation = evaluate_version(StepSource(channel, settings.model), tracking, settings, time.time())
+    with _translating(), _opened_log(settings) as source:
+        evaluation = evaluate_version(source, tracking, settings, time.time())
         path = settings.plot or settings.data_dir / f"evaluation-{evaluation.version}.png"
         figure = evaluation_figure(evaluation)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -145,6 +141,22 @@ def evaluate(settings: EvaluateSettings) -> None:
     if evaluation.refusals:
         raise JobError(f"no estimate of version {evaluation.version}: {'; '.join(evaluation.refusals)}")
     Console().print(verdict(evaluation), highlight=False)
+
+
+@contextmanager
+def _opened_log(settings: RetrainSettings | EvaluateSettings) -> Iterator[LogSource]:
+    """Give the log that the settings name. Raises JobError, and FieldError for an address that is none."""
+    if not settings.log:
+        channel_options = [("grpc.max_receive_message_length", _max_message_bytes)]
+        with open_channel(settings.address, settings, channel_options) as channel:
+            yield StepSource(channel, settings.model)
+        return
+    try:
+        from hyperact.trainer.jet_stream_source import JetStreamSource
+    except ModuleNotFoundError as error:
+        raise JobError(f"--log needs {error.name}: pip install 'hyperact[nats]'") from error
+    with JetStreamSource(parse_stream_address(settings.log), settings.stream_access, settings.model) as source:
+        yield source
 
 
 class _TrainingRun:

@@ -32,17 +32,9 @@ from hyperact.trainer.checkpoints import Checkpoints, RoundRecord, TrainerState
 from hyperact.trainer.curves import Curves, names
 from hyperact.trainer.export import Lineage, to_onnx
 from hyperact.trainer.gate_evidence import Recent
-from hyperact.trainer.ingest import (
-    Extent,
-    Ingest,
-    LogLostError,
-    LogUnavailableError,
-    Positions,
-    StepSource,
-    Taken,
-    dataset,
-)
+from hyperact.trainer.ingest import Ingest, Taken, dataset
 from hyperact.trainer.learner import Learner, State
+from hyperact.trainer.log_source import Extent, LogLostError, LogSource, LogUnavailableError, Positions
 from hyperact.trainer.n_step import NStepAssembler, NStepTransition
 from hyperact.trainer.off_policy.episodes import EpisodeCollector
 from hyperact.trainer.plots import learning_figure
@@ -116,7 +108,7 @@ class Retrainer:
 
     def __init__(
         self,
-        source: StepSource,
+        source: LogSource,
         checkpoints: Checkpoints,
         releases: Releases,
         options: RetrainOptions,
@@ -259,12 +251,12 @@ class Retrainer:
     def _extent(self) -> Extent:
         while True:
             try:
-                extent = self._source.extent()
+                extent = self._source.extent(self._state.ends, self._state.num_training_steps)
             except LogUnavailableError as error:
                 self._pause(error)
                 continue
             if self._is_away:
-                logger.info("the service is back")
+                logger.info("the log is back")
                 self._is_away = False
             self._check_covered(extent)
             return extent
@@ -434,7 +426,7 @@ class Retrainer:
 
     def _pause(self, error: LogUnavailableError) -> None:
         if not self._is_away:
-            logger.warning("the service is away: waiting", address=self._options.source, problem=str(error))
+            logger.warning("the log is away: waiting", address=self._options.source, problem=str(error))
             self._is_away = True
         self._wait()
 

@@ -5,12 +5,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import CliPositionalArg
 
 from hyperact.trainer.config import LearnerConfig
 from hyperact.v1.channels import ConnectionSettings
 from hyperact.v1.model_pb2 import AgentKind
+from hyperact.v1.streams import StreamAccess
 
 agent_kinds = {
     "episodic": AgentKind.AGENT_KIND_EPISODIC,
@@ -82,6 +83,45 @@ class CommonSettings(BaseModel):
         return self
 
 
+class StreamSettings(BaseModel):
+    """Where the log is read instead of from a service, and who we are there."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    log: str = Field(
+        default="",
+        description="Instead of the service's log: the stream that replicas ship to, nats://HOST:PORT,HOST:PORT/STREAM.",
+    )
+    nats_user: str = Field(default="", description="Who the trainer is to the stream's servers; empty: nobody.")
+    nats_password: SecretStr = Field(
+        default=SecretStr(""), description="That user's password; best by HYPERACT_NATS_PASSWORD."
+    )
+    nats_token: SecretStr = Field(
+        default=SecretStr(""), description="Instead of user and password: a token; best by HYPERACT_NATS_TOKEN."
+    )
+    nats_credentials_file: str = Field(default="", description="Instead of them: a credentials file (JWT and key).")
+    nats_ca_file: str = Field(
+        default="", description="The certificates to trust, PEM: demands TLS of the stream's servers."
+    )
+    nats_certificate_file: str = Field(
+        default="", description="The trainer's certificate for the stream's servers, PEM."
+    )
+    nats_key_file: str = Field(default="", description="That certificate's key, PEM.")
+
+    @property
+    def stream_access(self) -> StreamAccess:
+        """Who we are to the stream's servers."""
+        return StreamAccess(
+            user=self.nats_user,
+            password=self.nats_password.get_secret_value(),
+            token=self.nats_token.get_secret_value(),
+            credentials_file=self.nats_credentials_file,
+            ca_file=self.nats_ca_file,
+            certificate_file=self.nats_certificate_file,
+            key_file=self.nats_key_file,
+        )
+
+
 class InitSettings(CommonSettings):
     """Settings of `hyperact init`."""
 
@@ -115,7 +155,7 @@ class TrainSettings(CommonSettings):
     promote: bool = Field(default=False, description="Whether to put the registered result into service.")
 
 
-class RetrainSettings(CommonSettings, ConnectionSettings):
+class RetrainSettings(CommonSettings, ConnectionSettings, StreamSettings):
     """Settings of `hyperact retrain`."""
 
     address: str = Field(default="127.0.0.1:50051", description="The service whose log is read.")
@@ -185,7 +225,7 @@ class RetrainSettings(CommonSettings, ConnectionSettings):
         return self
 
 
-class EvaluateSettings(ConnectionSettings):
+class EvaluateSettings(ConnectionSettings, StreamSettings):
     """Settings of `hyperact evaluate`."""
 
     model_config = ConfigDict(extra="forbid")
