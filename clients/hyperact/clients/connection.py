@@ -15,6 +15,7 @@ from typing import Any, Self
 import grpc
 import grpc.aio
 
+from hyperact.clients.addresses import to_target
 from hyperact.clients.effects import Call
 from hyperact.clients.errors import UnavailableError, from_rpc_error
 from hyperact.v1.decision_pb2 import (
@@ -66,7 +67,8 @@ class Connection:
     """A channel to a service, to be shared by any number of sessions and threads.
 
     Args:
-        address: "host:port", or any target of gRPC ("dns:///name:port" balances over all addresses of a name).
+        address: "host:port", several ("host:port,host:port"), or any target of gRPC ("dns:///name:port": all addresses
+            of a name). Calls are balanced over those that answer.
         timeout_seconds: for the calls of this class; sessions have their own deadline.
         credentials: for TLS and tokens (`hyperact.v1.channels.channel_credentials` makes them); None for none.
     """
@@ -81,9 +83,9 @@ class Connection:
         self.address = address
         self.timeout_seconds = timeout_seconds
         self._channel = (
-            grpc.secure_channel(address, credentials, channel_options)
+            grpc.secure_channel(to_target(address), credentials, channel_options)
             if credentials
-            else grpc.insecure_channel(address, channel_options)
+            else grpc.insecure_channel(to_target(address), channel_options)
         )
         self._decisions = DecisionServiceStub(self._channel)
         self._deployments = DeploymentServiceStub(self._channel)
@@ -237,9 +239,9 @@ class AsyncConnection:
         self.address = address
         self.timeout_seconds = timeout_seconds
         self._channel = (
-            grpc.aio.secure_channel(address, credentials, channel_options)
+            grpc.aio.secure_channel(to_target(address), credentials, channel_options)
             if credentials
-            else grpc.aio.insecure_channel(address, channel_options)
+            else grpc.aio.insecure_channel(to_target(address), channel_options)
         )
         self._decisions = DecisionServiceStub(self._channel)
 

@@ -33,7 +33,9 @@ class PlaySettings(ConnectionSettings):
     sessions: int = Field(1, ge=1, le=1024, description="How many agents play side by side.")
     session: str = Field("", description="The agents' name, to which their number is added; empty: a new one.")
     model: str = Field("", description="The registered model; empty: the service's default.")
-    address: str = Field(default_address, description="The service's address, HOST:PORT.")
+    address: str = Field(
+        default_address, description="The service's address, HOST:PORT; of several replicas, HOST:PORT,HOST:PORT."
+    )
     evaluation: bool = Field(False, description="Whether the steps are only for measuring and never learned from.")
     seed: int = Field(0, description="The seed of the environments.")
     size: int = Field(10, ge=2, description="deepsea: the length of the sea's side.")
