@@ -1,6 +1,7 @@
 """Steps and reports in, transitions and episode summaries out: the rules at the top of transitions.py, one by one."""
 
 from collections.abc import Sequence
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -245,6 +246,52 @@ class TestDuplicatesAndOrder:
 
         assert [1.0] == [transition.reward for transition in out.transitions]
         assert 1 == assembler.num_late_outcomes
+
+
+followed = [*two_steps, terminated]
+
+
+def unanswered() -> LogEntry:
+    """Return what a replica logged that died before it could answer."""
+    other = step(0, 0)
+    other.step.version, other.step.deployment, other.step.action = "9", 9, 1
+    return other
+
+
+class TestTwoDecisions:
+    """Two replicas decided one step by different versions; an agent followed one of them."""
+
+    @pytest.mark.parametrize("order", list(permutations(range(4))), ids=str)
+    def test_the_one_stands_with_which_the_episode_goes_on(self, order: tuple[int, ...]) -> None:
+        """In whatever order they come, as long as the other one is not the only one to be seen in time."""
+        entries = [*followed, unanswered()]
+
+        out = assemble([entries[place] for place in order])
+
+        assert [("1", 0), ("1", 1)] == sorted((one.version, one.action) for one in out.transitions)
+        assert [("1", 1)] == [(episode.version, episode.deployment) for episode in out.episodes]
+
+    def test_a_decision_that_nobody_followed_is_not_learned_from(self) -> None:
+        """The episode went on by another version: its own first step is still to come."""
+        out = assemble([unanswered(), *followed[1:]])
+
+        assert [key(0, 1)] == [one.key for one in out.transitions]
+        assert [] == out.episodes
+
+    def test_a_step_that_was_moved_to_another_version_says_so(self) -> None:
+        """Then the step before it was decided by the version that it names."""
+        moved = step(0, 1, outcome(1.0))
+        moved.step.version, moved.step.repinned = "9", True
+
+        out = assemble([step(0, 0), moved, terminated])
+
+        assert ["1", "9"] == [one.version for one in out.transitions]
+
+    def test_where_nothing_follows_the_first_stands(self) -> None:
+        """An episode of one step tells nothing of who was followed."""
+        out = assemble([step(0, 0), unanswered(), report(0, 0, outcome(1.0, terminated=True))])
+
+        assert ["1"] == [one.version for one in out.transitions]
 
 
 class TestOneShot:

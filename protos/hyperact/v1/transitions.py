@@ -14,6 +14,8 @@ The rules:
 6. Evaluation steps give episode summaries and no transitions.
 7. A complete step is emitted once. Steps of one episode come out in order when they went in in order.
 8. An episode is summed up when its end is known and all its steps are complete.
+9. Two replicas can have decided one step by different versions, if one of them died before it could answer. Then the
+   one stands by whose version the episode goes on, whichever came first; where nothing follows in it, the first.
 """
 
 import math
@@ -115,6 +117,8 @@ class _Pending:
     final_observation: NDArray[Any] | None = None
     next_observation: NDArray[Any] | None = None
     next_action_mask: bytes = b""
+    others: list[Step] = field(default_factory=list)  # the same step by other versions
+    next_version: str | None = None  # the version that must have decided it; None: not known
     report_ids: set[str] = field(default_factory=set)
 
 
@@ -201,6 +205,7 @@ class TransitionAssembler:
         episode = self._open_episode(key)
         if episode is None or key.number in episode.seen:
             self.num_duplicates += 1
+            self._push_again(key, step, out)
             return
         episode.seen.add(key.number)
         if key.number == 0:
@@ -216,6 +221,13 @@ class TransitionAssembler:
             self._follow(key._replace(number=key.number - 1), step, out)
         self._close_early(key, pending)
         self._complete_if_ready(key, out)
+
+    def _push_again(self, key: StepKey, step: Step, out: Assembled) -> None:
+        """Take in a step that came before: it matters while it may be the one that stands."""
+        pending = self._pending.get(key)
+        if pending is not None and pending.step is not None and pending.step.version != step.version:
+            pending.others.append(step)
+            self._complete_if_ready(key, out)
 
     def _push_report(self, report: Report, out: Assembled) -> None:
         time_seconds = report.time.ToNanoseconds() / 1e9
@@ -301,6 +313,8 @@ class TransitionAssembler:
         if pending is not None:
             pending.next_observation = to_array(successor.observation)
             pending.next_action_mask = successor.action_mask
+            if not successor.repinned and successor.segment != successor.step_id.number:
+                pending.next_version = successor.version
             self._complete_if_ready(key, out)
 
     def _complete_if_ready(self, key: StepKey, out: Assembled) -> None:
@@ -310,9 +324,22 @@ class TransitionAssembler:
         is_end = pending.terminated or pending.truncated
         if not is_end and pending.next_observation is None:
             return
+        if pending.next_version not in (None, pending.step.version) and not self._replace_step(key, pending):
+            return
         del self._pending[key]
         self._emit(key, pending, pending.step, out)
         self._count_in_episode(key, pending, out)
+
+    def _replace_step(self, key: StepKey, pending: _Pending) -> bool:
+        """Put the step by the version with which its episode went on in another's place; tell whether it is here."""
+        standing = next((step for step in pending.others if step.version == pending.next_version), None)
+        if standing is None:
+            return False
+        pending.step = standing
+        episode = self._open_episode(key)
+        if episode is not None and key.number == 0:
+            episode.version, episode.deployment = standing.version, standing.deployment
+        return True
 
     def _emit(self, key: StepKey, pending: _Pending, step: Step, out: Assembled) -> None:
         observation = to_array(step.observation)
