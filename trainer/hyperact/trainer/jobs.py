@@ -40,6 +40,7 @@ from hyperact.trainer.settings import (
     agent_kinds,
 )
 from hyperact.trainer.tracking import MetricPoint, Tracking, TrackingUnavailableError
+from hyperact.trainer.training_checkpoint import TrainingCheckpoint
 from hyperact.v1.channels import open_channel
 from hyperact.v1.errors import FieldError
 from hyperact.v1.gates import GateLimits
@@ -90,6 +91,7 @@ def train(settings: TrainSettings) -> None:
         run = _TrainingRun(settings, environment, evaluation, learner)
         run.run()
         release = run.register(_tracking(settings), state) if settings.register else None
+        run.forget()
     Console().print(run.table(release))
 
 
@@ -175,16 +177,18 @@ class _TrainingRun:
         self._period = settings.evaluation_period or (_default_evaluation_period if self._optimal is not None else 0)
         self._returns: list[float] = []
         self._evaluations: list[tuple[float, float]] = []
-        self._num_steps = 0
         self._is_solved = False
         self._seconds = 0.0
+        self._checkpoint = TrainingCheckpoint(settings.checkpoint) if settings.checkpoint else None
+        self._start = self._go_on()
+        self._num_steps = self._start.num_steps
 
     def run(self) -> None:
         """Play and learn until solved or until the steps are used up."""
         begin = time.perf_counter()
         settings = self._settings
         steps = training.train(
-            self._environment, self._learner, self._replay, self._curves, settings.model, settings.seed
+            self._environment, self._learner, self._replay, self._curves, settings.model, settings.seed, self._start
         )
         columns = (
             TextColumn("{task.description}"),
@@ -197,13 +201,14 @@ class _TrainingRun:
         )
         with Progress(*columns, console=Console(stderr=True)) as display:
             task = display.add_task("training", total=settings.num_steps, episodes=0, recent="-", mean="-")
-            for step in steps:
+            while not self._is_solved and self._num_steps < settings.num_steps:
+                step = next(steps)
                 self._take(step)
                 if step.episode_return is not None or self._is_solved:
                     display.update(task, completed=step.num_steps, **self._shown())
-                if self._is_solved or step.num_steps == settings.num_steps:
-                    break
-        self._seconds = time.perf_counter() - begin
+                if self._checkpoint and step.num_steps % settings.checkpoint_period == 0:
+                    self._save(self._checkpoint, step.num_episodes, self._seconds + time.perf_counter() - begin)
+        self._seconds += time.perf_counter() - begin
 
     def register(self, tracking: Tracking, state: TrainerState) -> Release:
         """Register the result with its curves and figure."""
@@ -244,6 +249,48 @@ class _TrainingRun:
             (release.version if release else "") or "-",
         )
         return table
+
+    def forget(self) -> None:
+        """Remove the checkpoint: the run has ended."""
+        if self._checkpoint:
+            self._checkpoint.remove()
+
+    def _go_on(self) -> training.Progress:
+        """Return where to begin: where the checkpoint stood, if there is one. ValueError if it is of another run."""
+        facts = self._checkpoint.facts() if self._checkpoint else None
+        if self._checkpoint is None or facts is None:
+            return training.beginning
+        if facts["run"] != self._run():
+            raise ValueError(f"{self._settings.checkpoint} is of a run with other settings: move it away to begin anew")
+        self._checkpoint.load(self._learner, self._replay)
+        self._returns = facts["returns"]
+        self._evaluations = [(episode, mean) for episode, mean in facts["evaluations"]]
+        self._is_solved = facts["solved"]
+        self._seconds = facts["seconds"]
+        logger.info("going on from the checkpoint", path=str(self._settings.checkpoint), steps=facts["num_steps"])
+        return training.Progress(facts["num_steps"], facts["num_episodes"], None)
+
+    def _save(self, checkpoint: TrainingCheckpoint, num_episodes: int, seconds: float) -> None:
+        facts = {
+            "run": self._run(),
+            "num_steps": self._num_steps,
+            "num_episodes": num_episodes,
+            "returns": self._returns,
+            "evaluations": self._evaluations,
+            "solved": self._is_solved,
+            "seconds": seconds,
+        }
+        checkpoint.save(self._learner, self._replay, facts)
+
+    def _run(self) -> dict[str, Any]:
+        """Return what makes this run the same as another, as JSON says it."""
+        settings, learner = self._settings, self._learner
+        return {
+            "environment": [settings.env, settings.env_kwargs, settings.size],
+            "seed": settings.seed,
+            "spec": json_format.MessageToDict(learner.spec),
+            "config": learner.config.model_dump(mode="json"),
+        }
 
     def _take(self, step: training.Progress) -> None:
         self._num_steps = step.num_steps

@@ -151,6 +151,12 @@ class TrainSettings(CommonSettings):
     evaluation_episodes: int = Field(
         default=100, gt=0, description="Episodes of one evaluation, each with a fresh index."
     )
+    checkpoint: Path | None = Field(
+        default=None,
+        description="A file for the run's whole state: an interrupted run goes on from it, in a new episode. It is "
+        "removed at the run's end. Unset: none.",
+    )
+    checkpoint_period: int = Field(default=5_000, gt=0, description="Steps between checkpoints.")
     register: bool = Field(default=True, description="Whether to register the result.")
     promote: bool = Field(default=False, description="Whether to put the registered result into service.")
 

@@ -31,7 +31,7 @@ class Progress:
     episode_return: float | None
 
 
-_beginning = Progress(0, 0, None)
+beginning = Progress(0, 0, None)
 
 
 def train(
@@ -41,7 +41,7 @@ def train(
     curves: Curves,
     model: str,
     seed: int,
-    start: Progress = _beginning,
+    start: Progress = beginning,
 ) -> Iterator[Progress]:
     """Play and learn, forever: uniformly random actions until `min_replay_size` transitions, then updates a step.
 

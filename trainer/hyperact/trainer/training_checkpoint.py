@@ -36,6 +36,18 @@ class TrainingCheckpoint:
             np.savez(file, **arrays)  # type: ignore[arg-type]  # the stub takes the names for its own flag
         partial.replace(self._path)
 
+    def facts(self) -> dict[str, Any] | None:
+        """Return what the run remembered beside learner and buffer; None: no file."""
+        if not self._path.exists():
+            return None
+        with np.load(self._path, allow_pickle=False) as file:
+            facts: dict[str, Any] = json.loads(file[_facts_array].tobytes())
+        return facts
+
+    def remove(self) -> None:
+        """Remove the file, if there is one: the run has ended."""
+        self._path.unlink(missing_ok=True)
+
     def load(self, learner: Learner, replay: Replay) -> dict[str, Any] | None:
         """Bring a learner and a buffer of the same settings to where they stood and return the facts; None: no file."""
         if not self._path.exists():
