@@ -639,4 +639,5 @@ class TestKinds:
 
         assert 15 == step.step_id.number
         assert step.segment in (segment, 15)
-        assert step.repinned
+        # Where a segment begins the version may change: nothing is re-pinned there.
+        assert step.repinned == (step.segment != 15)

@@ -11,6 +11,7 @@ from hyperact.trainer.gate_figure import gate_figure
 from hyperact.trainer.off_policy.episodes import EpisodeCollector
 from hyperact.trainer.tracking import Tracking
 from hyperact.v1.gates import Evidence, GateLimits, judge
+from hyperact.v1.model_pb2 import GraphKind, Manifest
 from toy_candidates import Scene, planted, spoil, staged, transitions
 
 region = GateLimits(max_divergence=0.4, max_action_flip_rate=0.4, min_effective_size=10.0)
@@ -34,7 +35,8 @@ def examine(scene: Scene, kind: str = "", some: Recent | None = None) -> Evidenc
     learner = scene.spiteful if kind == "worse return" else scene.honest
     graph = spoil(to_onnx(learner.hypermodel, scene.spec), kind, scene.spec, 0)
     examiner = Examiner(Tracking(scene.uri, scene.data_dir, "default", "champion"))
-    return examiner.examine(learner, graph, some or recent(scene))
+    manifest = Manifest(spec=scene.spec, graph_kind=GraphKind.GRAPH_KIND_COEFFICIENTS)
+    return examiner.examine(learner, graph, manifest, some or recent(scene))
 
 
 class TestExaminer:

@@ -90,12 +90,12 @@ class OptimismConfig(BaseModel):
         default=1, ge=0, description="Indices per decision and per target; 0: all that a discrete distribution has."
     )
     quantile: float = Field(default=1.0, ge=0, le=1, description="The quantile over them; 1: the maximum.")
-    is_acting: bool = Field(default=True, description="Whether in-process agents act by it (a service does not).")
+    is_acting: bool = Field(default=True, description="Whether agents act by it, in process and served.")
     is_in_targets: bool = Field(default=True, description="Whether targets bootstrap from it.")
 
 
 class EpsilonConfig(BaseModel):
-    """Epsilon-greedy exploration of in-process agents: a share of uniformly random actions that falls linearly."""
+    """Epsilon-greedy exploration: a share of uniformly random actions that falls linearly; served, it has fallen."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -129,7 +129,7 @@ class LearnerConfig(BaseModel):
     )
     is_double: bool = Field(default=True, description="Whether the online network chooses the action of the target.")
     optimism: OptimismConfig = Field(default=OptimismConfig(), description="Optimistic index sampling.")
-    epsilon: EpsilonConfig = Field(default=EpsilonConfig(), description="Random actions of in-process agents.")
+    epsilon: EpsilonConfig = Field(default=EpsilonConfig(), description="Random actions.")
     gradient_penalty: float = Field(
         default=0.0,
         ge=0,

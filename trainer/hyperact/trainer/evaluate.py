@@ -24,8 +24,10 @@ from hyperact.trainer.off_policy.policies import Policy
 from hyperact.trainer.off_policy.support import SupportLimits
 from hyperact.trainer.settings import EvaluateSettings
 from hyperact.trainer.tracking import MetricPoint, Tracking
+from hyperact.v1.indices import bank_size
 from hyperact.v1.manifests import spec_differences
 from hyperact.v1.model_pb2 import AgentKind, ModelSpec
+from hyperact.v1.probabilities import make_reference
 
 logger = structlog.get_logger()
 
@@ -89,7 +91,17 @@ def _load(tracking: Tracking, version: str, num_indices: int) -> Policy | None:
     found = tracking.load_version(version)
     if found is None:
         return None
-    return Policy(version, found.manifest.spec, OnnxGraph(found.graph).coefficients, num_indices)
+    manifest, graph = found.manifest, OnnxGraph(found.graph)
+    num_logged = manifest.bank_size or bank_size
+    whole = make_reference(manifest.spec, manifest.graph_kind, max(num_indices, num_logged))
+    return Policy(
+        version,
+        manifest.spec,
+        lambda observations: graph.beliefs(observations, whole),
+        num_indices,
+        manifest.graph_kind,
+        num_logged,
+    )
 
 
 def _points(evaluation: Evaluation) -> Iterable[MetricPoint]:

@@ -17,9 +17,9 @@ from hyperact.v1.gates import Evidence, Policy, PolicyChange, measure_change
 from hyperact.v1.joint_probabilities import default_num_groups
 from hyperact.v1.made_up import made_up_observations
 from hyperact.v1.manifests import spec_differences
-from hyperact.v1.model_pb2 import GraphKind, ModelSpec
+from hyperact.v1.model_pb2 import GraphKind, Manifest, ModelSpec
 from hyperact.v1.off_policy import OffPolicy, estimate
-from hyperact.v1.probabilities import make_reference
+from hyperact.v1.probabilities import logged_reference
 
 num_made_up = 64
 _max_versions_kept = 8
@@ -56,7 +56,7 @@ class Versions:
     def keep(self, found: ServingVersion | None, version: str) -> None:
         """Remember a version that was loaded already."""
         self._kept.pop(version, None)
-        self._kept[version] = None if found is None else _to_policy(found.graph, found.manifest.spec)
+        self._kept[version] = None if found is None else _to_policy(found.graph, found.manifest)
         while len(self._kept) > _max_versions_kept:
             del self._kept[next(iter(self._kept))]
 
@@ -73,9 +73,9 @@ class Examiner:
     evaluate: Callable[[Learner], float] | None = None
     _versions: list[Versions] = field(default_factory=list)
 
-    def examine(self, learner: Learner, graph: bytes, recent: Recent) -> Evidence:
+    def examine(self, learner: Learner, graph: bytes, manifest: Manifest, recent: Recent) -> Evidence:
         """Return what is known of a candidate with this graph. Raises TrackingUnavailableError."""
-        candidate = _to_policy(graph, learner.spec)
+        candidate = _to_policy(graph, manifest)
         made_up = made_up_observations(learner.spec, num_made_up)
         is_finite = all(_is_finite(candidate, some) for some in (recent.observations, made_up))
         serving = self.tracking.serving()
@@ -139,8 +139,8 @@ def estimate_worth(
 ) -> tuple[OffPolicy | None, str]:
     """Return what episodes that `policies` (by their versions) or the fallback decided say of a candidate."""
     situations = find_situations(episodes, candidate.spec.action.discrete.num_actions)
-    target = WeighedPolicy("candidate", candidate.spec, candidate.graph)
-    others = {version: WeighedPolicy(version, policy.spec, policy.graph) for version, policy in policies.items()}
+    target = _to_weighed("candidate", candidate)
+    others = {version: _to_weighed(version, policy) for version, policy in policies.items()}
     weighed = weigh(list(episodes), situations, target, others, default_num_groups)
     if not weighed.rows:
         return None, f"no episode can be weighed: {'; '.join(weighed.left_out)}"
@@ -150,9 +150,19 @@ def estimate_worth(
     return estimate(returns, np.exp(np.stack(last))), ""
 
 
-def _to_policy(graph: bytes, spec: ModelSpec) -> Policy:
-    reference = make_reference(spec, GraphKind.GRAPH_KIND_COEFFICIENTS)
-    return Policy(OnnxGraph(graph).coefficients, spec, reference)
+def _to_policy(graph: bytes, manifest: Manifest) -> Policy:
+    session, reference = OnnxGraph(graph), logged_reference(manifest)
+    return Policy(lambda observations: session.beliefs(observations, reference), manifest.spec, reference)
+
+
+def _to_weighed(version: str, policy: Policy) -> WeighedPolicy:
+    """Return a policy to weigh by. One that answers values does so for the bank that it declares and no longer one."""
+    reference = policy.reference
+    if reference.is_affine:
+        return WeighedPolicy(version, policy.spec, policy.graph, num_logged=reference.num_draws)
+    num_indices = reference.num_draws // default_num_groups * default_num_groups
+    kind = GraphKind.GRAPH_KIND_INDEXED
+    return WeighedPolicy(version, policy.spec, policy.graph, num_indices, kind, reference.num_draws)
 
 
 def _is_finite(policy: Policy, observations: "np.ndarray[Any, Any]") -> bool:

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hyperact.trainer.acting import with_acting_rule
 from hyperact.trainer.config import LearnerConfig
 from hyperact.trainer.hypermodel import Hypermodel
 from hyperact.trainer.observations import Observations
@@ -46,7 +47,7 @@ class Learner:
 
     def __init__(self, spec: ModelSpec, config: LearnerConfig, seed: int) -> None:
         """Make a newborn learner. ValueError if the settings or the spec's index do not go together."""
-        self.spec = spec
+        self.spec = with_acting_rule(spec, config)
         self.config = config
         self.num_learner_steps = 0
         self.hypermodel = Hypermodel(spec, config.network, seed)

@@ -92,12 +92,13 @@ class Releases:
             try:
                 manifest = write_version(directory, learner.hypermodel, learner.spec, golden, lineage, now)
             except ParityError as error:
-                is_finite = bool(np.isfinite(learner.coefficients(golden)).all())
+                one_index = np.zeros((len(golden), 1, learner.spec.index_dim), np.float32)
+                is_finite = bool(np.isfinite(learner.values(golden, one_index)).all())
                 evidence = Evidence(parity_problem=str(error), is_finite=is_finite)
                 verdict = judge(evidence, self.limits)
                 self._tell(lineage.run_id, "", evidence, verdict)
                 return Release("", verdict.report)
-            evidence = self.examiner.examine(learner, (directory / manifest.onnx_file).read_bytes(), recent)
+            evidence = self.examiner.examine(learner, (directory / manifest.onnx_file).read_bytes(), manifest, recent)
             verdict = judge(evidence, self.limits)
             tags = {
                 candidate_tag: name,

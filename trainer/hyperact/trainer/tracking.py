@@ -27,7 +27,7 @@ import numpy as np
 from hyperact.v1 import deployments, golden, local_store, manifests
 from hyperact.v1.deployment_pb2 import Deployment
 from hyperact.v1.errors import FieldError
-from hyperact.v1.model_pb2 import Manifest
+from hyperact.v1.model_pb2 import GraphKind, Manifest
 from hyperact.v1.tensors import numpy_dtype
 
 if TYPE_CHECKING:
@@ -348,20 +348,23 @@ def _save_onnx_flavour(model_dir: Path, export_dir: Path, manifest: Manifest) ->
     import mlflow.onnx
     import onnx
     from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
+    from mlflow.types import ColSpec, Schema, TensorSpec
 
-    spec = manifest.spec
+    spec, numbers = manifest.spec, np.dtype(np.float32)
     dtype, shape = numpy_dtype(spec.observation.dtype), tuple(spec.observation.shape)
-    coefficients = (-1, spec.action.discrete.num_actions, spec.index_dim + 1)
-    signature = ModelSignature(
-        inputs=Schema([TensorSpec(dtype, (-1, *shape), "observations")]),
-        outputs=Schema([TensorSpec(np.dtype(np.float32), coefficients, "coefficients")]),
-    )
+    inputs: list[ColSpec | TensorSpec] = [TensorSpec(dtype, (-1, *shape), "observations")]
+    output = TensorSpec(numbers, (-1, spec.action.discrete.num_actions, spec.index_dim + 1), "coefficients")
+    example = {"observations": np.zeros((1, *shape), dtype)}
+    if manifest.graph_kind == GraphKind.GRAPH_KIND_INDEXED:
+        inputs.append(TensorSpec(numbers, (-1, -1, spec.index_dim), "indices"))
+        output = TensorSpec(numbers, (-1, -1, spec.action.discrete.num_actions), "values")
+        example["indices"] = np.zeros((1, 1, spec.index_dim), numbers)
+    signature = ModelSignature(inputs=Schema(inputs), outputs=Schema([output]))
     mlflow.onnx.save_model(
         onnx.load(str(export_dir / manifest.onnx_file)),
         str(model_dir),
         signature=signature,
-        input_example={"observations": np.zeros((1, *shape), dtype)},
+        input_example=example,
         pip_requirements=_requirements(),
         onnx_execution_providers=["CPUExecutionProvider"],
         save_as_external_data=False,
