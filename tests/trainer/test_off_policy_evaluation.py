@@ -13,8 +13,8 @@ from hyperact.trainer.off_policy.fitted import FitConfig
 from hyperact.trainer.off_policy.report import evaluation_figure, evaluation_table, verdict
 from hyperact.trainer.off_policy.trajectories import Trajectories
 from hyperact.trainer.off_policy.weights import weigh
-from hyperact.v1.indices import GAUSSIAN, ONE_HOT, UNIT_SPHERE, Float32s
-from hyperact.v1.model_pb2 import IndexSchedule, ModelSpec, ReferenceDistribution
+from hyperact.v1.indices import GAUSSIAN, ONE_HOT, UNIT_SPHERE, Float32s, index_bank
+from hyperact.v1.model_pb2 import GraphKind, IndexSchedule, ModelSpec, ReferenceDistribution
 from toy_mdp import ToyMdp, draw_coefficients, make_policy, policy_spec
 from toy_trainer import transition
 
@@ -43,6 +43,18 @@ def judge(
     )
 
 
+def play_exploring(spec: ModelSpec, random: np.random.Generator) -> float:
+    """Return what an episode of the candidate earned that took half of its actions at random."""
+    index, state, earned = random.normal(size=spec.index_dim), 0, 0.0
+    for _ in range(mdp.horizon):
+        values = candidate[state, :, 0] + candidate[state, :, 1:] @ index
+        is_random = random.random() < spec.acting_rule.epsilon
+        action = int(random.integers(3) if is_random else values.argmax())
+        earned += mdp.rewards[state, action]
+        state = int(random.choice(len(candidate), p=mdp.moves[state, action]))
+    return float(earned)
+
+
 class TestTruth:
     @pytest.mark.parametrize("schedule", [EPISODE, GEOMETRIC, STEP])
     @pytest.mark.parametrize("distribution", [GAUSSIAN, UNIT_SPHERE, ONE_HOT])
@@ -63,6 +75,41 @@ class TestTruth:
         for name in weighted_estimators():
             interval = found.row(name).interval
             assert abs(interval.value - truth) < 4 * interval.error + 0.02, name
+
+    def test_a_graph_of_values_is_weighed_like_one_of_coefficients(self) -> None:
+        """A head that is not affine in the index is as good a target, over the bank that it declares."""
+        spec = policy_spec()
+        episodes = mdp.play(acting, spec, 500, seed=12)
+        bank = index_bank(spec.index_dim, GAUSSIAN)
+        values = candidate[:, :, :1] + candidate[:, :, 1:] @ bank.T
+        indexed = replace(make_policy(values, spec, "2", 1024), graph_kind=GraphKind.GRAPH_KIND_INDEXED, num_logged=256)
+        affine = make_policy(candidate, spec, "2")
+        policies = {"1": make_policy(acting, spec, "1")}
+
+        expected = evaluate(episodes, affine, policies, EvaluationOptions(max_components=64))
+        found = evaluate(episodes, indexed, policies, EvaluationOptions(max_components=64))
+
+        for name in weighted_estimators():
+            one, other = expected.row(name).interval, found.row(name).interval
+            # One of 1024 indices may fall on the other side of a tie when the product rounds otherwise.
+            assert one.value == pytest.approx(other.value, abs=0.1 * one.error)
+            assert one.error == pytest.approx(other.error, rel=0.05)
+
+    def test_exploration_is_weighed_too(self) -> None:
+        """What a rule left to chance was possible under any index."""
+        spec = policy_spec()
+        exploring = ModelSpec()
+        exploring.CopyFrom(spec)
+        exploring.acting_rule.epsilon = 0.5
+        uniformly = mdp.play_uniformly(3000, seed=13)
+
+        found = evaluate(uniformly, make_policy(candidate, exploring, "2"), {}, EvaluationOptions(max_components=64))
+
+        random = np.random.default_rng(14)
+        returns = [play_exploring(exploring, random) for _ in range(4000)]
+        truth, error = float(np.mean(returns)), float(np.std(returns) / np.sqrt(4000))
+        interval = found.row("self-normalised").interval
+        assert abs(interval.value - truth) < 4 * (interval.error + error)
 
     def test_intervals_cover_as_often_as_they_say(self) -> None:
         """Over 20 pairs of policies the 95 percent intervals of all six estimators hold the truth.

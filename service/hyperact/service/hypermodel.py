@@ -28,7 +28,7 @@ from hyperact.v1.probabilities import combine, logged_reference
 from hyperact.v1.tensors import TensorChecker
 
 max_manifest_bytes = 16 << 20
-_max_indices_at_once = 1 << 15  # of all rows of a call, so that what a head makes of them stays in cache and memory
+_max_indices_at_once = 1 << 11  # of all rows of a call, so that what a head makes of them stays in the cache
 _onnx_name_of_dtype = {"float32": "float", "float64": "double"}
 
 

@@ -1,6 +1,7 @@
 """The agent of the papers' protocol: it acts in the process that learns, by the same rule as the service.
 
-One thing it can do that a service does not: its share of random actions may fall from step to step.
+Two things it draws from streams of its own: the second and further indices of optimistic acting, and whether a step is
+random, whose share may fall from step to step. Both are functions of ids, like everything else that it draws.
 """
 
 import hashlib
@@ -14,10 +15,10 @@ from hyperact.trainer.losses import optimistic_values
 from hyperact.trainer.observations import Observations
 from hyperact.v1.indices import (
     Float32s,
-    derive_indices,
+    derive_index,
     derive_tie_break,
     derive_uniform_action,
-    is_exploring,
+    index_bank,
     is_segment_start,
 )
 from hyperact.v1.model_pb2 import IndexSchedule, ModelSpec
@@ -55,7 +56,10 @@ class ThompsonAgent:
         self._values = values
         self._optimism = optimism if optimism and optimism.is_acting else OptimismConfig()
         self._epsilon = epsilon or EpsilonConfig()
-        self._key = index_key
+        # One key per index that is held at the same time; the first is the agent's own, as in a service.
+        self._keys = [_subkey(index_key, f"index {number}") for number in range(1, self._optimism.num_indices)]
+        self._keys.insert(0, index_key)
+        self._random_key = _subkey(index_key, "random actions")
         self._held: tuple[StepKey, Float32s] | None = None
         self._segment = 0
         self.num_steps = 0
@@ -67,17 +71,18 @@ class ThompsonAgent:
         self.num_steps += 1
         num_actions = self._spec.action.discrete.num_actions
         if self.is_warming_up or self._is_random(step):
-            return int(derive_uniform_action(self._key, step) * num_actions)
+            return int(derive_uniform_action(self._keys[0], step) * num_actions)
         each = self._values(observation[np.newaxis], self._indices(step)[np.newaxis])
         values = each[0, 0] if each.shape[1] == 1 else self._optimistic(each)
         best = np.flatnonzero(values == values.max())
-        return int(best[0] if len(best) == 1 else best[int(derive_tie_break(self._key, step) * len(best))])
+        return int(best[0] if len(best) == 1 else best[int(derive_tie_break(self._keys[0], step) * len(best))])
 
     def draw_indices(self, segment: StepKey) -> Float32s:
         """Return the indices that are held from a step on, the first of its segment: float32 [K, M]."""
-        spec, number = self._spec, self._optimism.num_indices
-        held = derive_indices(self._key, segment, segment.number, spec.index_dim, spec.reference_distribution, number)
-        return held.copy()  # what is shared may not be written to, and torch wants to be able to
+        index_dim, distribution = self._spec.index_dim, self._spec.reference_distribution
+        if self._optimism.num_indices == 0:
+            return index_bank(index_dim, distribution).copy()
+        return np.stack([derive_index(key, segment, segment.number, index_dim, distribution) for key in self._keys])
 
     def _optimistic(self, values: Float32s) -> Float32s:
         chosen: Float32s = optimistic_values(torch.from_numpy(values), self._optimism.quantile)[0, 0].numpy()
@@ -96,7 +101,7 @@ class ThompsonAgent:
             return False
         progress = min(self.num_steps / epsilon.num_steps, 1.0) if epsilon.num_steps else 1.0
         share = epsilon.begin + progress * (epsilon.end - epsilon.begin)
-        return is_exploring(self._key, step, share)
+        return derive_uniform_action(self._random_key, step) < share
 
     def _next_segment(self, step: StepKey) -> int:
         if step.number == 0:
@@ -105,5 +110,9 @@ class ThompsonAgent:
         if schedule == IndexSchedule.INDEX_SCHEDULE_STEP:
             return step.number
         if schedule == IndexSchedule.INDEX_SCHEDULE_GEOMETRIC:
-            return step.number if is_segment_start(self._key, step, self._spec.discount) else self._segment
+            return step.number if is_segment_start(self._keys[0], step, self._spec.discount) else self._segment
         return 0
+
+
+def _subkey(key: bytes, purpose: str) -> bytes:
+    return hashlib.blake2b(purpose.encode(), key=key, digest_size=32, person=b"hyperact.agent.k").digest()
