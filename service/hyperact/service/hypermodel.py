@@ -166,11 +166,14 @@ class IndexedHypermodel(Hypermodel):
     """One whose graph takes indices too: a row's own, and with them the whole bank, in one call.
 
     So the graph's torso runs once a row, and what depends on the index 1 + L times (n + n L with several indices).
+
+    A row alone is asked twice: the runtime multiplies a single row by another kernel than several, which rounds
+    otherwise, and an audit should find the same bits whatever batch a row was in.
     """
 
     def ask(self, observations: NDArray[Any], indices: Float32s) -> Valuations:
         """Return the values under the rows' own indices, and under the bank's: float32 [B, A, n L]."""
-        rows_at_once = max(1, _max_indices_at_once // (len(self.reference.bank) + indices.shape[1]))
+        rows_at_once = max(2, _max_indices_at_once // (len(self.reference.bank) + indices.shape[1]))
         parts = [
             self._ask(observations[row : row + rows_at_once], indices[row : row + rows_at_once])
             for row in range(0, len(observations), rows_at_once)
@@ -178,6 +181,9 @@ class IndexedHypermodel(Hypermodel):
         return parts[0] if len(parts) == 1 else Valuations(*map(np.concatenate, zip(*parts, strict=True)))
 
     def _ask(self, observations: NDArray[Any], indices: Float32s) -> Valuations:
+        if len(observations) == 1:
+            twice = self._ask(np.repeat(observations, 2, axis=0), np.repeat(indices, 2, axis=0))
+            return Valuations(twice.values[:1], twice.beliefs[:1])
         num_rows, num_own, index_dim = indices.shape
         bank = np.broadcast_to(self.reference.bank, (num_rows, len(self.reference.bank), index_dim))
         together = np.concatenate([indices, bank], axis=1)
