@@ -9,6 +9,7 @@ import pytest
 
 import toy_serve
 from caller import Caller
+from hyperact.v1.channels import ConnectionSettings, open_channel
 from toy_worker import registry_with_version
 
 
@@ -28,7 +29,9 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def channel(address: str) -> Iterator[grpc.Channel]:
     """A connection that all tests share."""
-    with grpc.insecure_channel(address) as channel:
+    given = {name: os.environ.get(f"HYPERACT_{name.upper()}") for name in ConnectionSettings.model_fields}
+    settings = ConnectionSettings.model_validate({name: value for name, value in given.items() if value})
+    with open_channel(address, settings) as channel:
         yield channel
 
 

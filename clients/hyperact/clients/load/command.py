@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from rich import box
 from rich.console import Console
 from rich.progress import track
@@ -15,9 +15,11 @@ from rich.table import Table
 from hyperact.clients.connection import Connection, default_address
 from hyperact.clients.errors import ClientError
 from hyperact.clients.load.measurement import Case, Found, Target, Way, measure, to_row
+from hyperact.v1.channels import ConnectionSettings, channel_credentials
+from hyperact.v1.errors import ConnectionSettingsError
 
 
-class BenchServeSettings(BaseModel):
+class BenchServeSettings(ConnectionSettings):
     """Puts load on a service and measures it. Its steps are logged and learned from: not for a system in use."""
 
     model_config = ConfigDict(extra="forbid")
@@ -46,16 +48,19 @@ class BenchServeSettings(BaseModel):
 def serve(settings: BenchServeSettings) -> int:
     """Measure how many decisions a second a service makes, and how long they take."""
     try:
-        with Connection(settings.address, timeout_seconds=settings.timeout_seconds) as connection:
+        credentials = channel_credentials(settings)
+        with Connection(
+            settings.address, timeout_seconds=settings.timeout_seconds, credentials=credentials
+        ) as connection:
             connection.wait_until_reachable()
             spec = connection.get_spec(settings.model)
         if settings.rows > spec.max_batch:
             sys.stderr.write(f"hyperact bench serve: --rows: the service takes at most {spec.max_batch}\n")
             return 2
-    except ClientError as error:
+    except (ClientError, ConnectionSettingsError) as error:
         sys.stderr.write(f"hyperact bench serve: {error}\n")
         return 1
-    rows = measure_all(settings, Target(settings.address, settings.model), Console(stderr=True))
+    rows = measure_all(settings, Target(settings.address, settings.model, settings), Console(stderr=True))
     Console().print(make_table(rows))
     if settings.results:
         write_rows(settings.results, rows)

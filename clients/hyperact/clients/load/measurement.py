@@ -6,16 +6,17 @@ import secrets
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
-import grpc
 import numpy as np
 
+from hyperact.clients.addresses import to_target
 from hyperact.clients.connection import channel_options
 from hyperact.clients.load import patterns
 from hyperact.clients.load.agents import LoadAgent
+from hyperact.v1.channels import ConnectionSettings, open_aio_channel
 from hyperact.v1.decision_pb2 import GetSpecRequest
 from hyperact.v1.decision_pb2_grpc import DecisionServiceStub
 
@@ -79,6 +80,7 @@ class Target:
 
     address: str
     model: str = ""
+    connection: ConnectionSettings = field(default_factory=ConnectionSettings)
 
 
 def measure(target: Target, case: Case, seconds: float, num_processes: int) -> Found:
@@ -109,7 +111,7 @@ def run_share(target: Target, case: Case, seconds: float, seed: int) -> patterns
 
 
 async def _run_share(target: Target, case: Case, seconds: float, seed: int) -> patterns.Tally:
-    async with grpc.aio.insecure_channel(target.address, channel_options) as channel:
+    async with open_aio_channel(to_target(target.address), target.connection, channel_options) as channel:
         stub: Any = DecisionServiceStub(channel)
         spec = (await stub.GetSpec(GetSpecRequest(model=target.model))).spec
         prefix = f"load-{secrets.token_hex(4)}"
