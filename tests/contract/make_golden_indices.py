@@ -28,6 +28,7 @@ persons = {
     "uniform_action": b"hyperact.uniform",
     "tie_break": b"hyperact.tie...1",
     "exploration": b"hyperact.explore",
+    "canary": b"hyperact.canary.",
 }
 keys = [bytes(range(16)), hashlib.sha256(b"a key").digest(), bytes(64)]
 steps: list[list[Any]] = [
@@ -171,6 +172,18 @@ def make_golden() -> dict[str, Any]:
         {"key": key.hex(), "id": hashlib.blake2b(digest_size=4, key=key, person=b"hyperact.key.id.").hexdigest()}
         for key in keys
     ]
+    canaries = [
+        {
+            "key": key.hex(),
+            "model": model,
+            "session": session,
+            "version": version,
+            "canary": float(uniforms("canary", key, [model, session, version], 1)[0]),
+        }
+        for key in keys
+        for model, session, *_ in steps
+        for version in ("1", "12")
+    ]
     return {
         "indices": indices,
         "several_indices": several_indices,
@@ -181,6 +194,7 @@ def make_golden() -> dict[str, Any]:
         "segments": segments,
         "digests": digests,
         "key_ids": key_ids,
+        "canaries": canaries,
     }
 
 

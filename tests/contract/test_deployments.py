@@ -5,7 +5,19 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from hyperact.v1.deployment_pb2 import Deployment
-from hyperact.v1.deployments import entry_for, observed, read_ledger, to_tag
+from hyperact.v1.deployments import (
+    CHALLENGER,
+    CHAMPION,
+    entry_for,
+    last_of,
+    new_entry,
+    observed,
+    read_ledger,
+    role_of,
+    standing_kill,
+    standing_share,
+    to_tag,
+)
 
 now = datetime(2024, 5, 14, 3, 0, tzinfo=UTC)
 
@@ -96,3 +108,46 @@ class TestLedger:
         tags = {"hyperact.deployment.000001": '{"number": "1", "toVersion": "9", "colour": "blue"}'}
 
         assert ["9"] == [entry.to_version for entry in read_ledger(tags)]
+
+
+class TestRoles:
+    def test_each_role_has_its_own_chain(self) -> None:
+        """Numbers run over all roles; where a champion came from is no matter of canaries."""
+        ledger: list[Deployment] = []
+        for version, role in (("1", CHAMPION), ("2", CHALLENGER), ("3", CHAMPION), ("", CHALLENGER)):
+            ledger.append(new_entry(ledger, version, "ann", now, role))
+
+        assert [(1, "", "1"), (2, "", "2"), (3, "1", "3"), (4, "2", "")] == [
+            (entry.number, entry.from_version, entry.to_version) for entry in ledger
+        ]
+
+    def test_a_canary_between_does_not_make_a_promotion_new(self) -> None:
+        """The champion's alias still stands where its own last entry says."""
+        ledger = [new_entry([], "1", "ann", now, CHAMPION)]
+        ledger.append(new_entry(ledger, "2", "ann", now, CHALLENGER))
+
+        assert 1 == entry_for(ledger, "1", observed, now).number
+
+    def test_entries_of_before_there_were_roles_are_the_champions(self) -> None:
+        """A ledger that was begun earlier goes on."""
+        old = Deployment(number=1, to_version="7", actor="ann")
+
+        assert CHAMPION == role_of(old)
+        assert last_of([old], CHAMPION) is old
+        assert 1 == entry_for([old], "7", observed, now).number
+
+    def test_a_share_is_granted_to_one_version(self) -> None:
+        """An alias that was moved on by hand has none."""
+        entry = new_entry([], "2", "ann", now, CHALLENGER)
+        entry.share = 0.25
+
+        assert [0.25, 0.0, 0.0] == [standing_share([entry], version) for version in ("2", "3", "")]
+
+    def test_the_kill_switch_stands_until_the_champion_is_deployed_again(self) -> None:
+        """Whatever happens to other roles."""
+        thrown = new_entry([], "", "ann", now, CHAMPION)
+        thrown.is_immediate = True
+        ledger = [thrown, new_entry([thrown], "2", "ann", now, CHALLENGER)]
+
+        assert standing_kill(ledger) is thrown
+        assert standing_kill([*ledger, new_entry(ledger, "1", "ann", now, CHAMPION)]) is None

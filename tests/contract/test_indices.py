@@ -108,6 +108,13 @@ class TestGoldenVectors:
         for case in golden["key_ids"]:
             assert case["id"] == indices.index_key_id(bytes.fromhex(case["key"])).hex()
 
+    def test_a_session_falls_to_the_challenger_as_it_was_written_down(self) -> None:
+        """Every replica, and whoever looks later, knows who had the canary."""
+        for case in golden["canaries"]:
+            found = indices.derive_canary(bytes.fromhex(case["key"]), case["model"], case["session"], case["version"])
+
+            assert case["canary"] == found
+
 
 class TestDependence:
     @pytest.mark.parametrize(

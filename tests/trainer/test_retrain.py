@@ -4,6 +4,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,7 +20,7 @@ from hyperact.trainer.learner import State
 from hyperact.trainer.settings import InitSettings, RetrainSettings
 from hyperact.trainer.tracking import Tracking
 from hyperact.v1.decision_pb2 import Outcome, Report, Step
-from hyperact.v1.deployments import read_ledger
+from hyperact.v1.deployments import CHAMPION, new_entry, read_ledger, to_tag
 from hyperact.v1.model_pb2 import AgentKind
 from hyperact.v1.steps import StepKey
 from hyperact.v1.tensors import to_tensor
@@ -167,6 +168,23 @@ class TestRetrain:
         files = {file.path for file in client(data_dir).list_artifacts(run_id, "gates")}
         assert {"gates/version-1.md", "gates/version-1.png"} == files
         assert client(data_dir).get_model_version("default", "1").tags["hyperact.gate"].startswith("passed")
+
+    def test_nothing_is_promoted_while_the_kill_switch_stands(self, log: ToyLog, address: str, data_dir: Path) -> None:
+        """A person threw it; what is learned meanwhile is registered and waits."""
+        player = DeepSeaPlayer(log, size=4)
+        player.play(10)
+        run(address, data_dir)
+        ledger = read_ledger(client(data_dir).get_registered_model("default").tags)
+        thrown = new_entry(ledger, "", "ann", datetime.now(UTC), CHAMPION)
+        thrown.is_immediate = True
+        client(data_dir).delete_registered_model_alias("default", "champion")
+        client(data_dir).set_registered_model_tag("default", *to_tag(thrown))
+        player.play(10)
+
+        run(address, data_dir)
+
+        assert 2 == num_versions(data_dir)
+        assert "" == Tracking("", data_dir, "default", "champion").serving_version()
 
     def test_a_candidate_is_measured_in_its_environment_if_asked(
         self, log: ToyLog, address: str, data_dir: Path

@@ -26,33 +26,35 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from hyperact.v1 import model_pb2 as hyperact_dot_v1_dot_model__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1chyperact/v1/deployment.proto\x12\x0bhyperact.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17hyperact/v1/model.proto\"\xfe\x01\n\rVersionStatus\x12\x0f\n\x07version\x18\x01 \x01(\t\x12(\n\x05state\x18\x02 \x01(\x0e\x32\x19.hyperact.v1.VersionState\x12\x12\n\ndeployment\x18\x03 \x01(\x04\x12\x1b\n\x13num_pinned_episodes\x18\x04 \x01(\x04\x12)\n\x05since\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07problem\x18\x06 \x01(\t\x12\x32\n\x0e\x64rain_deadline\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tnum_steps\x18\x08 \x01(\x04\"\x90\x02\n\nDeployment\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x14\n\x0c\x66rom_version\x18\x02 \x01(\t\x12\x12\n\nto_version\x18\x03 \x01(\t\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x05 \x01(\t\x12\x17\n\x0fnum_transitions\x18\x06 \x01(\x04\x12\x13\n\x0bgate_report\x18\x07 \x01(\t\x12\x18\n\x0bmean_return\x18\x08 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x0cnum_episodes\x18\t \x01(\x04\x12\x0e\n\x06reason\x18\n \x01(\t\x12\x11\n\tis_forced\x18\x0b \x01(\x08\x42\x0e\n\x0c_mean_return\"\xf9\x01\n\x0bModelStatus\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05\x61lias\x18\x02 \x01(\t\x12,\n\x08versions\x18\x03 \x03(\x0b\x32\x1a.hyperact.v1.VersionStatus\x12+\n\ndeployment\x18\x04 \x01(\x0b\x32\x17.hyperact.v1.Deployment\x12\x18\n\x10registry_problem\x18\x05 \x01(\t\x12\x31\n\rregistry_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12$\n\x04spec\x18\x07 \x01(\x0b\x32\x16.hyperact.v1.ModelSpec\"!\n\x10GetStatusRequest\x12\r\n\x05model\x18\x01 \x01(\t\"\xbc\x01\n\x11GetStatusResponse\x12(\n\x06models\x18\x01 \x03(\x0b\x32\x18.hyperact.v1.ModelStatus\x12\x10\n\x08is_ready\x18\x02 \x01(\x08\x12\x0f\n\x07problem\x18\x03 \x01(\t\x12\x18\n\x10num_logged_steps\x18\x04 \x01(\x04\x12\x13\n\x0blog_problem\x18\x05 \x01(\t\x12\x14\n\x0cnum_sessions\x18\x06 \x01(\x04\x12\x15\n\rlog_set_aside\x18\x07 \x03(\t\"#\n\x12WatchStatusRequest\x12\r\n\x05model\x18\x01 \x01(\t\"E\n\x13WatchStatusResponse\x12.\n\x06status\x18\x01 \x01(\x0b\x32\x1e.hyperact.v1.GetStatusResponse\"\x1e\n\rReloadRequest\x12\r\n\x05model\x18\x01 \x01(\t\"@\n\x0eReloadResponse\x12.\n\x06status\x18\x01 \x01(\x0b\x32\x1e.hyperact.v1.GetStatusResponse*\x9a\x01\n\x0cVersionState\x12\x1d\n\x19VERSION_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15VERSION_STATE_LOADING\x10\x01\x12\x19\n\x15VERSION_STATE_SERVING\x10\x02\x12\x1a\n\x16VERSION_STATE_DRAINING\x10\x03\x12\x19\n\x15VERSION_STATE_REFUSED\x10\x04\x32\xf6\x01\n\x11\x44\x65ploymentService\x12J\n\tGetStatus\x12\x1d.hyperact.v1.GetStatusRequest\x1a\x1e.hyperact.v1.GetStatusResponse\x12R\n\x0bWatchStatus\x12\x1f.hyperact.v1.WatchStatusRequest\x1a .hyperact.v1.WatchStatusResponse0\x01\x12\x41\n\x06Reload\x12\x1a.hyperact.v1.ReloadRequest\x1a\x1b.hyperact.v1.ReloadResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1chyperact/v1/deployment.proto\x12\x0bhyperact.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17hyperact/v1/model.proto\"\xf5\x02\n\rVersionStatus\x12\x0f\n\x07version\x18\x01 \x01(\t\x12(\n\x05state\x18\x02 \x01(\x0e\x32\x19.hyperact.v1.VersionState\x12\x12\n\ndeployment\x18\x03 \x01(\x04\x12\x1b\n\x13num_pinned_episodes\x18\x04 \x01(\x04\x12)\n\x05since\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07problem\x18\x06 \x01(\t\x12\x32\n\x0e\x64rain_deadline\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tnum_steps\x18\x08 \x01(\x04\x12)\n\x04role\x18\t \x01(\x0e\x32\x1b.hyperact.v1.DeploymentRole\x12\r\n\x05share\x18\n \x01(\x01\x12\x12\n\nnum_errors\x18\x0b \x01(\x04\x12\x12\n\nnum_agreed\x18\x0c \x01(\x04\x12\x13\n\x0bnum_dropped\x18\r \x01(\x04\"\xe0\x02\n\nDeployment\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x14\n\x0c\x66rom_version\x18\x02 \x01(\t\x12\x12\n\nto_version\x18\x03 \x01(\t\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x05 \x01(\t\x12\x17\n\x0fnum_transitions\x18\x06 \x01(\x04\x12\x13\n\x0bgate_report\x18\x07 \x01(\t\x12\x18\n\x0bmean_return\x18\x08 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x0cnum_episodes\x18\t \x01(\x04\x12\x0e\n\x06reason\x18\n \x01(\t\x12\x11\n\tis_forced\x18\x0b \x01(\x08\x12)\n\x04role\x18\x0c \x01(\x0e\x32\x1b.hyperact.v1.DeploymentRole\x12\r\n\x05share\x18\r \x01(\x01\x12\x14\n\x0cis_immediate\x18\x0e \x01(\x08\x42\x0e\n\x0c_mean_return\"\xa0\x02\n\x0bModelStatus\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05\x61lias\x18\x02 \x01(\t\x12,\n\x08versions\x18\x03 \x03(\x0b\x32\x1a.hyperact.v1.VersionStatus\x12+\n\ndeployment\x18\x04 \x01(\x0b\x32\x17.hyperact.v1.Deployment\x12\x18\n\x10registry_problem\x18\x05 \x01(\t\x12\x31\n\rregistry_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12$\n\x04spec\x18\x07 \x01(\x0b\x32\x16.hyperact.v1.ModelSpec\x12%\n\x04kill\x18\x08 \x01(\x0b\x32\x17.hyperact.v1.Deployment\"!\n\x10GetStatusRequest\x12\r\n\x05model\x18\x01 \x01(\t\"\xbc\x01\n\x11GetStatusResponse\x12(\n\x06models\x18\x01 \x03(\x0b\x32\x18.hyperact.v1.ModelStatus\x12\x10\n\x08is_ready\x18\x02 \x01(\x08\x12\x0f\n\x07problem\x18\x03 \x01(\t\x12\x18\n\x10num_logged_steps\x18\x04 \x01(\x04\x12\x13\n\x0blog_problem\x18\x05 \x01(\t\x12\x14\n\x0cnum_sessions\x18\x06 \x01(\x04\x12\x15\n\rlog_set_aside\x18\x07 \x03(\t\"#\n\x12WatchStatusRequest\x12\r\n\x05model\x18\x01 \x01(\t\"E\n\x13WatchStatusResponse\x12.\n\x06status\x18\x01 \x01(\x0b\x32\x1e.hyperact.v1.GetStatusResponse\"\x1e\n\rReloadRequest\x12\r\n\x05model\x18\x01 \x01(\t\"@\n\x0eReloadResponse\x12.\n\x06status\x18\x01 \x01(\x0b\x32\x1e.hyperact.v1.GetStatusResponse*\xb7\x01\n\x0cVersionState\x12\x1d\n\x19VERSION_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15VERSION_STATE_LOADING\x10\x01\x12\x19\n\x15VERSION_STATE_SERVING\x10\x02\x12\x1a\n\x16VERSION_STATE_DRAINING\x10\x03\x12\x19\n\x15VERSION_STATE_REFUSED\x10\x04\x12\x1b\n\x17VERSION_STATE_SHADOWING\x10\x05*\x8b\x01\n\x0e\x44\x65ploymentRole\x12\x1f\n\x1b\x44\x45PLOYMENT_ROLE_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x44\x45PLOYMENT_ROLE_CHAMPION\x10\x01\x12\x1e\n\x1a\x44\x45PLOYMENT_ROLE_CHALLENGER\x10\x02\x12\x1a\n\x16\x44\x45PLOYMENT_ROLE_SHADOW\x10\x03\x32\xf6\x01\n\x11\x44\x65ploymentService\x12J\n\tGetStatus\x12\x1d.hyperact.v1.GetStatusRequest\x1a\x1e.hyperact.v1.GetStatusResponse\x12R\n\x0bWatchStatus\x12\x1f.hyperact.v1.WatchStatusRequest\x1a .hyperact.v1.WatchStatusResponse0\x01\x12\x41\n\x06Reload\x12\x1a.hyperact.v1.ReloadRequest\x1a\x1b.hyperact.v1.ReloadResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'hyperact.v1.deployment_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_VERSIONSTATE']._serialized_start=1320
-  _globals['_VERSIONSTATE']._serialized_end=1474
+  _globals['_VERSIONSTATE']._serialized_start=1558
+  _globals['_VERSIONSTATE']._serialized_end=1741
+  _globals['_DEPLOYMENTROLE']._serialized_start=1744
+  _globals['_DEPLOYMENTROLE']._serialized_end=1883
   _globals['_VERSIONSTATUS']._serialized_start=104
-  _globals['_VERSIONSTATUS']._serialized_end=358
-  _globals['_DEPLOYMENT']._serialized_start=361
-  _globals['_DEPLOYMENT']._serialized_end=633
-  _globals['_MODELSTATUS']._serialized_start=636
-  _globals['_MODELSTATUS']._serialized_end=885
-  _globals['_GETSTATUSREQUEST']._serialized_start=887
-  _globals['_GETSTATUSREQUEST']._serialized_end=920
-  _globals['_GETSTATUSRESPONSE']._serialized_start=923
-  _globals['_GETSTATUSRESPONSE']._serialized_end=1111
-  _globals['_WATCHSTATUSREQUEST']._serialized_start=1113
-  _globals['_WATCHSTATUSREQUEST']._serialized_end=1148
-  _globals['_WATCHSTATUSRESPONSE']._serialized_start=1150
-  _globals['_WATCHSTATUSRESPONSE']._serialized_end=1219
-  _globals['_RELOADREQUEST']._serialized_start=1221
-  _globals['_RELOADREQUEST']._serialized_end=1251
-  _globals['_RELOADRESPONSE']._serialized_start=1253
-  _globals['_RELOADRESPONSE']._serialized_end=1317
-  _globals['_DEPLOYMENTSERVICE']._serialized_start=1477
-  _globals['_DEPLOYMENTSERVICE']._serialized_end=1723
+  _globals['_VERSIONSTATUS']._serialized_end=477
+  _globals['_DEPLOYMENT']._serialized_start=480
+  _globals['_DEPLOYMENT']._serialized_end=832
+  _globals['_MODELSTATUS']._serialized_start=835
+  _globals['_MODELSTATUS']._serialized_end=1123
+  _globals['_GETSTATUSREQUEST']._serialized_start=1125
+  _globals['_GETSTATUSREQUEST']._serialized_end=1158
+  _globals['_GETSTATUSRESPONSE']._serialized_start=1161
+  _globals['_GETSTATUSRESPONSE']._serialized_end=1349
+  _globals['_WATCHSTATUSREQUEST']._serialized_start=1351
+  _globals['_WATCHSTATUSREQUEST']._serialized_end=1386
+  _globals['_WATCHSTATUSRESPONSE']._serialized_start=1388
+  _globals['_WATCHSTATUSRESPONSE']._serialized_end=1457
+  _globals['_RELOADREQUEST']._serialized_start=1459
+  _globals['_RELOADREQUEST']._serialized_end=1489
+  _globals['_RELOADRESPONSE']._serialized_start=1491
+  _globals['_RELOADRESPONSE']._serialized_end=1555
+  _globals['_DEPLOYMENTSERVICE']._serialized_start=1886
+  _globals['_DEPLOYMENTSERVICE']._serialized_end=2132
 # @@protoc_insertion_point(module_scope)

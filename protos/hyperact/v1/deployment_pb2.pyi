@@ -37,6 +37,8 @@ class _VersionStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_VersionS
     """Episodes that are pinned to it go on; no new one begins with it."""
     VERSION_STATE_REFUSED: _VersionState.ValueType  # 4
     """It could not be served; `problem` says why. It is not tried again until the alias moves or Reload is called."""
+    VERSION_STATE_SHADOWING: _VersionState.ValueType  # 5
+    """It scores what others decide; no episode begins with it."""
 
 class VersionState(_VersionState, metaclass=_VersionStateEnumTypeWrapper):
     """What a loaded version is doing."""
@@ -51,7 +53,37 @@ VERSION_STATE_DRAINING: VersionState.ValueType  # 3
 """Episodes that are pinned to it go on; no new one begins with it."""
 VERSION_STATE_REFUSED: VersionState.ValueType  # 4
 """It could not be served; `problem` says why. It is not tried again until the alias moves or Reload is called."""
+VERSION_STATE_SHADOWING: VersionState.ValueType  # 5
+"""It scores what others decide; no episode begins with it."""
 Global___VersionState: _TypeAlias = VersionState  # noqa: Y015
+
+class _DeploymentRole:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DeploymentRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DeploymentRole.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DEPLOYMENT_ROLE_UNSPECIFIED: _DeploymentRole.ValueType  # 0
+    """In entries of before there were roles: the champion."""
+    DEPLOYMENT_ROLE_CHAMPION: _DeploymentRole.ValueType  # 1
+    """New episodes begin with it, but for the challenger's share."""
+    DEPLOYMENT_ROLE_CHALLENGER: _DeploymentRole.ValueType  # 2
+    """The episodes of a share of sessions begin with it: a canary. Alias "challenger"."""
+    DEPLOYMENT_ROLE_SHADOW: _DeploymentRole.ValueType  # 3
+    """It scores what the others decide, and decides nothing. Alias "shadow"."""
+
+class DeploymentRole(_DeploymentRole, metaclass=_DeploymentRoleEnumTypeWrapper):
+    """What a version is deployed as. Each role has an alias of its own."""
+
+DEPLOYMENT_ROLE_UNSPECIFIED: DeploymentRole.ValueType  # 0
+"""In entries of before there were roles: the champion."""
+DEPLOYMENT_ROLE_CHAMPION: DeploymentRole.ValueType  # 1
+"""New episodes begin with it, but for the challenger's share."""
+DEPLOYMENT_ROLE_CHALLENGER: DeploymentRole.ValueType  # 2
+"""The episodes of a share of sessions begin with it: a canary. Alias "challenger"."""
+DEPLOYMENT_ROLE_SHADOW: DeploymentRole.ValueType  # 3
+"""It scores what the others decide, and decides nothing. Alias "shadow"."""
+Global___DeploymentRole: _TypeAlias = DeploymentRole  # noqa: Y015
 
 @_typing.final
 class VersionStatus(_message.Message):
@@ -67,6 +99,11 @@ class VersionStatus(_message.Message):
     PROBLEM_FIELD_NUMBER: _builtins.int
     DRAIN_DEADLINE_FIELD_NUMBER: _builtins.int
     NUM_STEPS_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    NUM_ERRORS_FIELD_NUMBER: _builtins.int
+    NUM_AGREED_FIELD_NUMBER: _builtins.int
+    NUM_DROPPED_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """The registered version, in decimal."""
     state: Global___VersionState.ValueType
@@ -78,7 +115,17 @@ class VersionStatus(_message.Message):
     problem: _builtins.str
     """Why it was refused; empty otherwise."""
     num_steps: _builtins.int
-    """Steps that it decided on this worker."""
+    """Steps that it decided on this worker; a shadow: that it scored."""
+    role: Global___DeploymentRole.ValueType
+    """What it serves as; unset while it loads or drains, or was refused."""
+    share: _builtins.float
+    """The share of sessions whose episodes begin with it, 0 to 1; 0 unless it is the challenger."""
+    num_errors: _builtins.int
+    """Steps that it failed to decide on this worker (no finite answer, or the model call failed); a shadow: to score."""
+    num_agreed: _builtins.int
+    """A shadow: scored steps for which it would have chosen the action that was served."""
+    num_dropped: _builtins.int
+    """A shadow: steps that it did not score, because it was too slow or its log could not be written."""
     @_builtins.property
     def since(self) -> _timestamp_pb2.Timestamp:
         """When it came into this state."""
@@ -98,10 +145,15 @@ class VersionStatus(_message.Message):
         problem: _builtins.str = ...,
         drain_deadline: _timestamp_pb2.Timestamp | None = ...,
         num_steps: _builtins.int = ...,
+        role: Global___DeploymentRole.ValueType = ...,
+        share: _builtins.float = ...,
+        num_errors: _builtins.int = ...,
+        num_agreed: _builtins.int = ...,
+        num_dropped: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["drain_deadline", b"drain_deadline", "since", b"since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deployment", b"deployment", "drain_deadline", b"drain_deadline", "num_pinned_episodes", b"num_pinned_episodes", "num_steps", b"num_steps", "problem", b"problem", "since", b"since", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deployment", b"deployment", "drain_deadline", b"drain_deadline", "num_agreed", b"num_agreed", "num_dropped", b"num_dropped", "num_errors", b"num_errors", "num_pinned_episodes", b"num_pinned_episodes", "num_steps", b"num_steps", "problem", b"problem", "role", b"role", "share", b"share", "since", b"since", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -124,12 +176,17 @@ class Deployment(_message.Message):
     NUM_EPISODES_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     IS_FORCED_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    IS_IMMEDIATE_FIELD_NUMBER: _builtins.int
     number: _builtins.int
-    """From 1, without gaps."""
+    """From 1, without gaps, over all roles."""
     from_version: _builtins.str
-    """The version that served before, in decimal; empty for the first."""
+    """The version that had the role before, in decimal; empty for the first."""
     to_version: _builtins.str
-    """The version put into service."""
+    """The version put into service. Empty: none has the role any more; for the champion, the kill switch put the uniform
+    fallback in its place.
+    """
     actor: _builtins.str
     """Who moved the alias, or "observed" if the service found it moved."""
     num_transitions: _builtins.int
@@ -144,6 +201,14 @@ class Deployment(_message.Message):
     """Why, in the words of whoever did it. Never empty if the gates were overridden; else mostly empty."""
     is_forced: _builtins.bool
     """Whether the gates' verdict was overridden; `gate_report` says what it was."""
+    role: Global___DeploymentRole.ValueType
+    """What the version was deployed as."""
+    share: _builtins.float
+    """A challenger's share of sessions, 0 to 1."""
+    is_immediate: _builtins.bool
+    """The kill switch: running episodes move at once instead of ending with the version that they began with, and no
+    trainer promotes until a person has.
+    """
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When it was recorded."""
@@ -162,10 +227,13 @@ class Deployment(_message.Message):
         num_episodes: _builtins.int = ...,
         reason: _builtins.str = ...,
         is_forced: _builtins.bool = ...,
+        role: Global___DeploymentRole.ValueType = ...,
+        share: _builtins.float = ...,
+        is_immediate: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_mean_return", b"_mean_return", "mean_return", b"mean_return", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mean_return", b"_mean_return", "actor", b"actor", "from_version", b"from_version", "gate_report", b"gate_report", "is_forced", b"is_forced", "mean_return", b"mean_return", "num_episodes", b"num_episodes", "num_transitions", b"num_transitions", "number", b"number", "reason", b"reason", "time", b"time", "to_version", b"to_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mean_return", b"_mean_return", "actor", b"actor", "from_version", b"from_version", "gate_report", b"gate_report", "is_forced", b"is_forced", "is_immediate", b"is_immediate", "mean_return", b"mean_return", "num_episodes", b"num_episodes", "num_transitions", b"num_transitions", "number", b"number", "reason", b"reason", "role", b"role", "share", b"share", "time", b"time", "to_version", b"to_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__mean_return: _TypeAlias = _typing.Literal["mean_return"]  # noqa: Y015
     _WhichOneofArgType__mean_return: _TypeAlias = _typing.Literal["_mean_return", b"_mean_return"]  # noqa: Y015
@@ -186,6 +254,7 @@ class ModelStatus(_message.Message):
     REGISTRY_PROBLEM_FIELD_NUMBER: _builtins.int
     REGISTRY_TIME_FIELD_NUMBER: _builtins.int
     SPEC_FIELD_NUMBER: _builtins.int
+    KILL_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The registered model's name."""
     alias: _builtins.str
@@ -208,6 +277,10 @@ class ModelStatus(_message.Message):
     def spec(self) -> _model_pb2.ModelSpec:
         """The spec of the serving version; absent if there is none."""
 
+    @_builtins.property
+    def kill(self) -> Global___Deployment:
+        """The kill switch's deployment, while it stands; absent otherwise."""
+
     def __init__(
         self,
         *,
@@ -218,10 +291,11 @@ class ModelStatus(_message.Message):
         registry_problem: _builtins.str = ...,
         registry_time: _timestamp_pb2.Timestamp | None = ...,
         spec: _model_pb2.ModelSpec | None = ...,
+        kill: Global___Deployment | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["deployment", b"deployment", "registry_time", b"registry_time", "spec", b"spec"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deployment", b"deployment", "kill", b"kill", "registry_time", b"registry_time", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias", "deployment", b"deployment", "model", b"model", "registry_problem", b"registry_problem", "registry_time", b"registry_time", "spec", b"spec", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias", "deployment", b"deployment", "kill", b"kill", "model", b"model", "registry_problem", b"registry_problem", "registry_time", b"registry_time", "spec", b"spec", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -45,6 +45,7 @@ _exploration = b"hyperact.explore"
 _uniform_action = b"hyperact.uniform"
 _tie = b"hyperact.tie...1"
 _key_id = b"hyperact.key.id."
+_canary = b"hyperact.canary."
 _inverse_normal = NormalDist().inv_cdf
 
 GAUSSIAN = ReferenceDistribution.REFERENCE_DISTRIBUTION_GAUSSIAN
@@ -168,6 +169,15 @@ def derive_tie_break(key: bytes, step: StepKey) -> float:
 def is_exploring(key: bytes, step: StepKey, epsilon: float) -> bool:
     """Tell whether a step's action is uniformly random: with probability epsilon."""
     return epsilon > 0.0 and next(_uniforms(key, _exploration, encode_ids(*step))) < epsilon
+
+
+def derive_canary(key: bytes, model: str, session: str, version: str) -> float:
+    """Return the uniform in (0, 1) by which a session falls to a challenger: it does if this is less than its share.
+
+    The same for all episodes of the session, on every replica, and whatever the share: one that grows takes more
+    sessions in and lets none go. Another challenger draws anew.
+    """
+    return next(_uniforms(key, _canary, encode_ids(model, session, version)))
 
 
 def is_segment_start(key: bytes, step: StepKey, discount: float) -> bool:

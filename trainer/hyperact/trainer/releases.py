@@ -124,9 +124,15 @@ class Releases:
         return self._promote(candidate, num_transitions, now, None)
 
     def _promote(self, candidate: Candidate, num_transitions: int, now: datetime, manifest: Manifest | None) -> Release:
-        """Promote a registered candidate if it passed the gates; harmless if that happened already."""
+        """Promote a registered candidate if it passed the gates; harmless if that happened already.
+
+        While the kill switch stands nothing is promoted: a person threw it, and a person lifts it.
+        """
         deployment = None
-        if self.is_promoting and candidate.gate_report.startswith(passed):
+        kill = self.tracking.standing_kill() if self.is_promoting else None
+        if kill is not None:
+            logger.warning("the kill switch stands: not promoted", version=candidate.version, reason=kill.reason)
+        elif self.is_promoting and candidate.gate_report.startswith(passed):
             deployment = self.tracking.promote(
                 candidate.version, self.actor, num_transitions, candidate.gate_report, now
             )

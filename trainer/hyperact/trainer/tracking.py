@@ -254,9 +254,18 @@ class Tracking:
         return str(found[0].version) if found else ""
 
     def has_served(self, version: str) -> bool:
-        """Tell whether the ledger knows of a deployment of a version."""
+        """Tell whether the ledger knows of a deployment of a version as the champion."""
         with _reaching(self.uri):
-            return any(entry.to_version == version for entry in self._ledger())
+            return any(
+                entry.to_version == version and deployments.role_of(entry) == deployments.CHAMPION
+                for entry in self._ledger()
+            )
+
+    def standing_kill(self) -> Deployment | None:
+        """Return the kill switch's deployment while it stands: then nobody but a person promotes."""
+        with _reaching(self.uri):
+            kill = deployments.standing_kill(self._ledger())
+        return kill if kill is not None and kill.to_version == self.serving_version() else None
 
     def promote(self, version: str, actor: str, num_transitions: int, gate_report: str, now: datetime) -> Deployment:
         """Move the alias to a version and write the ledger; harmless if it stands there already."""
@@ -285,7 +294,15 @@ class Tracking:
                     self._client.set_registered_model_tag(self._model, *deployments.to_tag(entry))
 
     def _ledger(self) -> list[Deployment]:
-        return deployments.read_ledger(self._client.get_registered_model(self._model).tags)
+        """Return the ledger; empty without a model."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return deployments.read_ledger(self._client.get_registered_model(self._model).tags)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return []
+            raise
 
     def _experiment_id(self) -> str:
         name = f"hyperact/{self._model}"
