@@ -44,6 +44,7 @@ class RunningWorker:
     health: Any
     stop: asyncio.Event
     channel: grpc.aio.Channel
+    data_dir: Path
 
     async def entries(self) -> list[LogEntry]:
         """Return everything that is in the log."""
@@ -89,7 +90,7 @@ async def running(
             serving.result()
         address = f"127.0.0.1:{worker.port}"
         async with connected(address, credentials) as channel:
-            yield speak_to(worker, address, stop, channel)
+            yield speak_to(worker, address, stop, channel, data_dir)
     finally:
         listening.cancel()
         stop.set()
@@ -101,7 +102,9 @@ def connected(address: str, credentials: grpc.ChannelCredentials | None = None) 
     return grpc.aio.secure_channel(address, credentials) if credentials else grpc.aio.insecure_channel(address)
 
 
-def speak_to(worker: Worker, address: str, stop: asyncio.Event, channel: grpc.aio.Channel) -> RunningWorker:
+def speak_to(
+    worker: Worker, address: str, stop: asyncio.Event, channel: grpc.aio.Channel, data_dir: Path
+) -> RunningWorker:
     """Return a worker as it is spoken to over a channel."""
     return RunningWorker(
         worker=worker,
@@ -112,6 +115,7 @@ def speak_to(worker: Worker, address: str, stop: asyncio.Event, channel: grpc.ai
         health=health_pb2_grpc.HealthStub(channel),
         stop=stop,
         channel=channel,
+        data_dir=data_dir,
     )
 
 
@@ -121,7 +125,7 @@ async def speaking_as(
 ) -> AsyncIterator[RunningWorker]:
     """Give the same worker over a channel of its own."""
     async with connected(service.address, credentials) as channel:
-        yield speak_to(service.worker, service.address, service.stop, channel)
+        yield speak_to(service.worker, service.address, service.stop, channel, service.data_dir)
 
 
 def registry_with_version(data_dir: Path, name: str = "v1", **version: Any) -> str:

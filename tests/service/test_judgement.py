@@ -10,8 +10,8 @@ import pytest
 from mlflow import MlflowClient
 
 from hyperact.service.operation_settings import PromoteSettings
-from hyperact.service.operations import promote
 from hyperact.service.recent_log import read_recent
+from hyperact.service.steering import promote
 from hyperact.service.step_log import Durability, StepLog
 from hyperact.service.step_sources import RemoteSteps
 from hyperact.v1.channels import ConnectionSettings

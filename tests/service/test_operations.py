@@ -24,8 +24,9 @@ from hyperact.service.operation_settings import (
     RollbackSettings,
     StatusSettings,
 )
-from hyperact.service.operations import deployments, log, promote, rollback, status
+from hyperact.service.operations import deployments, log, status
 from hyperact.service.repository import Repository
+from hyperact.service.steering import promote, rollback
 from hyperact.service.step_log import Durability, StepLog
 from hyperact.service.version_cache import VersionCache
 from hyperact.service.versions import Versions

@@ -30,6 +30,7 @@ from hyperact.service.retention import RetentionLimits
 from hyperact.service.server import Listening, Servicers, make_server
 from hyperact.service.servicer import DecisionServicer
 from hyperact.service.settings import ExecutionProvider, ServeSettings, split_address
+from hyperact.service.shadow import ShadowScorer
 from hyperact.service.step_log import Durability, StepLog
 from hyperact.service.tls import TlsFiles, make_credentials
 from hyperact.service.traces import Traces
@@ -100,8 +101,9 @@ class Worker:
         self._shipper = _make_shipper(settings, self._shipping_reader) if settings.log and worker == 0 else None
         self._versions = _make_versions(settings, self.metrics)
         self._traces = _make_traces(settings.trace_endpoint)
+        self._shadow = ShadowScorer(keys.index, self.metrics, partial(_open_shadow_log, settings, worker))
         limits = _make_limits(settings)
-        self._data_plane = DataPlane(self._versions, self._log, keys, limits, self.metrics, self._traces)
+        self._data_plane = DataPlane(self._versions, self._log, keys, limits, self.metrics, self._traces, self._shadow)
         is_fallback_enough = settings.fallback_num_actions > 0 and not settings.require_version
         self._guard = _make_guard(settings, self.metrics)
         self._readiness = Readiness(self._versions, self._log, is_fallback_enough=is_fallback_enough)
@@ -113,6 +115,7 @@ class Worker:
             if self._traces is not None:
                 stack.push_async_callback(asyncio.to_thread, self._traces.close)
             stack.push_async_callback(self._log.close)
+            stack.push_async_callback(self._shadow.close)
             stack.callback(self._reader.close)
             stack.callback(self._shipping_reader.close)
             if self._shipper is not None:
@@ -222,6 +225,18 @@ class Worker:
                 _count_pins(self.metrics.pinned_episodes, self._versions)
             except Exception:
                 logger.exception("housekeeping failed; trying again")
+
+
+def _open_shadow_log(settings: ServeSettings, worker: int) -> StepLog:
+    """Open the log of what a shadow would have decided; it leaves the disk to the log of what was."""
+    return StepLog.open(
+        settings.data_dir / "shadow",
+        worker,
+        Durability.MEMORY,
+        min_free_bytes=2 * settings.log_min_free_bytes,
+        max_queued_records=settings.log_max_queued_records,
+        retention=RetentionLimits(settings.log_retention_seconds, settings.log_retention_bytes // settings.workers),
+    )
 
 
 def _make_versions(settings: ServeSettings, metrics: Metrics) -> Versions:

@@ -19,6 +19,7 @@ from hyperact.service.model_versions import ModelVersions
 from hyperact.service.pipeline import Pipeline
 from hyperact.service.rows import Answer, Answers, Row
 from hyperact.service.sessions import Asked, Cursor, Replayed, SessionKey, Sessions, to_cursor
+from hyperact.service.shadow import ShadowScorer
 from hyperact.service.statuses import code_of
 from hyperact.service.step_log import StepLog
 from hyperact.service.traces import Traces
@@ -39,6 +40,7 @@ class DataPlane:
         limits: Limits,
         metrics: Metrics,
         traces: Traces | None = None,
+        shadow: ShadowScorer | None = None,
     ) -> None:
         self._versions = versions
         self._log = step_log
@@ -54,7 +56,7 @@ class DataPlane:
         )
         self._work = Work(limits.max_queued)
         self._traces = traces
-        self._pipeline = Pipeline(self._sessions, step_log, keys, limits, metrics, self._work, traces)
+        self._pipeline = Pipeline(self._sessions, step_log, keys, limits, metrics, self._work, traces, shadow)
 
     @property
     def num_sessions(self) -> int:
@@ -110,14 +112,18 @@ class DataPlane:
     def get_spec(self, model: str) -> GetSpecResponse:
         """Tell what a model expects. Raises UnknownNameError."""
         name = model or self._versions.default_model
-        serving = self._versions[name].serving
+        versions = self._versions[name]
+        serving = versions.serving
         response = GetSpecResponse(
             model=name, max_batch=self._limits.max_batch, fallback_num_actions=self._limits.fallback_num_actions
         )
         if serving is not None:
             response.spec.CopyFrom(serving.hypermodel.spec)
-            response.version = serving.version
-            response.deployment = serving.deployment
+            if versions.is_uniform:
+                response.fallback_num_actions = serving.hypermodel.num_actions
+            else:
+                response.version = serving.version
+                response.deployment = serving.deployment
         return response
 
     def sweep(self) -> None:

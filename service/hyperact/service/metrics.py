@@ -63,6 +63,17 @@ class Metrics:
         self.registry_problems = self._counter("registry_problems", "Looks at the registry that failed.", "model")
         self.registry_up = self._gauge("registry_up", "Whether the last look at the registry succeeded.", "model")
         self.pinned_episodes = self._gauge("pinned_episodes", "Episodes pinned to a version.", "model", "version")
+        self.role_decisions = self._counter(
+            "role_decisions",
+            "Decisions by model and the deciding version's role: champion, challenger, draining or fallback.",
+            "model",
+            "role",
+        )
+        self.share = self._gauge("challenger_share", "The challenger's share of sessions; 0 without one.", "model")
+        self.killed = self._gauge("killed", "Whether the kill switch stands.", "model")
+        self.shadow_steps = self._counter(
+            "shadow_steps", "Steps offered to the shadow: agreed, differed, failed or dropped.", "model", "result"
+        )
         self.decision_child = lru_cache(maxsize=1024)(self.decisions.labels)
         self._batch_children = lru_cache(maxsize=1024)(self._make_batch_children)
 
@@ -86,6 +97,14 @@ class Metrics:
     def count_refused_call(self, reason: str) -> None:
         """Count a call that was refused for who made it."""
         self.refused_calls.labels(reason).inc()
+
+    def set_share(self, model: str, share: float) -> None:
+        """Note the challenger's share of sessions."""
+        self.share.labels(model).set(share)
+
+    def set_killed(self, model: str, *, is_killed: bool) -> None:
+        """Note whether the kill switch stands."""
+        self.killed.labels(model).set(is_killed)
 
     def count_refused(self, model: str, reason: str) -> None:
         """Count a version that was refused."""

@@ -16,7 +16,12 @@ Rules:
    "observed" `observe_seconds` later (or at the end), if it is still missing: whoever moved the alias may be about to
    write it, and the later of the two would take the other's words away.
 7. At a start without the registry, or with an alias that cannot be served, the version that served last goes on, from
-   the cache.
+   the cache. It also says of what spec the alias's version must be.
+8. A challenger and a shadow may stand beside the champion (companions.py). An episode begins with the champion, or, in
+   the challenger's share of sessions, with the challenger. What loses its role drains.
+9. The kill switch is a deployment of the champion, but an immediate one: no episode may go on with anything else than
+   what it names, a version or the uniform fallback. It stands until another champion serves; meanwhile there is no
+   challenger and no shadow.
 """
 
 import asyncio
@@ -32,15 +37,27 @@ from typing import Any, TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from hyperact.service.companions import Companions, Role, Wanted
 from hyperact.service.errors import RegistryUnavailableError, VersionRefusedError
 from hyperact.service.hypermodel import Hypermodel
 from hyperact.service.metrics import Metrics
 from hyperact.service.repository import RegistryView, Repository
 from hyperact.service.version_cache import LastServed
 from hyperact.service.version_loader import Fresh, Loader, VersionLoader
-from hyperact.v1.deployment_pb2 import Deployment, ModelStatus, VersionState, VersionStatus
-from hyperact.v1.deployments import entry_for, observed
+from hyperact.v1.deployment_pb2 import Deployment, DeploymentRole, ModelStatus, VersionState, VersionStatus
+from hyperact.v1.deployments import (
+    CHALLENGER,
+    CHAMPION,
+    SHADOW,
+    entry_for,
+    last_of,
+    observed,
+    role_of,
+    standing_kill,
+    standing_share,
+)
 from hyperact.v1.manifests import spec_differences
+from hyperact.v1.model_pb2 import ModelSpec
 
 logger = logging.getLogger(__name__)
 min_drain_seconds = 5.0
@@ -58,6 +75,22 @@ class LoadedVersion:
     version: str
     deployment: int
     hypermodel: Hypermodel
+
+
+@dataclass(slots=True)
+class ShadowScores:
+    """What came of a shadow's scoring on this worker since it became one.
+
+    Attributes:
+        num_agreed: scored steps for which it would have chosen what was served.
+        num_failed: steps that it could not score.
+        num_dropped: steps that were not offered to it in time, or whose scores could not be logged.
+    """
+
+    num_scored: int = 0
+    num_agreed: int = 0
+    num_failed: int = 0
+    num_dropped: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +126,7 @@ class _Held:
     deadline: float | None = None
     num_pins: int = 0
     num_steps: int = 0
+    num_errors: int = 0
 
     def is_drained(self, now: float) -> bool:
         """Tell whether nobody may need it any more."""
@@ -115,7 +149,10 @@ class ModelVersions:
 
     Attributes:
         model: the registered model's name.
-        serving: what new episodes begin with; None while there is none.
+        serving: the champion; None while there is none. While the kill switch put the uniform fallback in its place,
+            it still tells the spec.
+        kill: the kill switch's deployment, while it is in force.
+        shadow_scores: kept by whoever scores.
     """
 
     def __init__(self, model: str, options: VersionOptions) -> None:
@@ -133,16 +170,47 @@ class ModelVersions:
             observe_phase=partial(options.metrics.observe_swap_phase, model),
         )
         self._held: dict[str, _Held] = {}
+        self._roles: dict[str, Role] = {}
+        self._challenger: tuple[LoadedVersion, float] | None = None
+        self._shadow: LoadedVersion | None = None
         self._refused: dict[str, _Refusal] = {}
+        self.kill: Deployment | None = None
+        self.shadow_scores = ShadowScores()
+        self._companions = Companions(self._bring_up_companion, self._refuse, self._settle_roles)
         self._look_lock = asyncio.Lock()
         self._view = RegistryView()
         self._observed: list[Deployment] = []
+        self._last_spec: ModelSpec | None = None
+        self._has_read_last = False
         self._is_verified = True
         self._registry_problem = "the registry was not read yet"
         self._registry_time = 0.0
         self._obtain_look_time = 0.0
 
     # For the hot path.
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether the kill switch put the uniform fallback in the champion's place."""
+        return self.kill is not None and not self.kill.to_version
+
+    @property
+    def challenger(self) -> tuple[LoadedVersion, float] | None:
+        """The challenger and its share of sessions, or None."""
+        return self._challenger
+
+    @property
+    def shadow(self) -> LoadedVersion | None:
+        """What scores beside what decides, or None."""
+        return self._shadow
+
+    def must_leave(self, version: str) -> bool:
+        """Tell whether the kill switch takes an episode away from a version (or from the fallback, "")."""
+        return self.kill is not None and version != self.kill.to_version
+
+    def role_of(self, version: str) -> Role:
+        """Return a version's role; unspecified if it only drains, or is none."""
+        return self._roles.get(version, DeploymentRole.DEPLOYMENT_ROLE_UNSPECIFIED)
 
     def get(self, version: str) -> LoadedVersion | None:
         """Return a version if it is loaded."""
@@ -169,6 +237,11 @@ class ModelVersions:
         if held := self._held.get(version):
             held.num_steps += number
 
+    def count_errors(self, version: str, number: int) -> None:
+        """Note that a version failed to decide some steps."""
+        if held := self._held.get(version):
+            held.num_errors += number
+
     # Versions that sessions are pinned to.
 
     async def obtain(self, version: str) -> LoadedVersion | None:
@@ -190,11 +263,21 @@ class ModelVersions:
             # Perhaps nobody has written it yet.
             ledger = [*ledger, entry_for(ledger, version, observed, _to_datetime(self._options.now()))]
         for place in reversed(range(len(ledger))):
-            if ledger[place].to_version == version:
-                is_last = place == len(ledger) - 1
-                left = self._options.now() if is_last else ledger[place + 1].time.ToNanoseconds() / 1e9
-                return ledger[place], left + self._options.drain_deadline_seconds
+            entry = ledger[place]
+            if entry.to_version == version and role_of(entry) != SHADOW:
+                return entry, self._deadline_of(entry, ledger[place + 1 :])
         return None, 0.0
+
+    def _deadline_of(self, entry: Deployment, later: Sequence[Deployment]) -> float:
+        """Return when the episodes of a deployment must have moved on, by the entries after it (Unix seconds)."""
+        ends = [other.time.ToNanoseconds() / 1e9 for other in later if role_of(other) == role_of(entry)]
+        kills = [
+            other.time.ToNanoseconds() / 1e9
+            for other in later
+            if other.is_immediate and other.to_version != entry.to_version
+        ]
+        left = ends[0] if ends else self._options.now()
+        return min([left + self._options.drain_deadline_seconds, *kills])
 
     async def _look_for_obtain(self) -> None:
         """Read the ledger for a token of a version unknown here: another replica may have been quicker.
@@ -230,6 +313,8 @@ class ModelVersions:
 
         Raises RegistryUnavailableError. What is wrong with a version ends in the status, not here.
         """
+        if is_forced:
+            await self._look_for_kill()
         async with self._look_lock:
             if is_forced:
                 self._refused.clear()
@@ -241,7 +326,17 @@ class ModelVersions:
                     self._note_registry(str(error), is_up=False)
                     raise
                 if is_settled:
-                    return
+                    break
+        if is_forced:
+            await self._companions.settle()
+
+    async def _look_for_kill(self) -> None:
+        """Heed the kill switch at once, whatever version an earlier look is still busy with."""
+        with contextlib.suppress(RegistryUnavailableError):
+            view = await self._options.repository.look(self.model)
+            if view.identity == self._view.identity:
+                self._view = view
+                self._heed_kill()
 
     async def _apply(self, view: RegistryView) -> bool:
         """Bring up what the registry names; False if the alias moved on meanwhile and another look is due."""
@@ -250,11 +345,20 @@ class ModelVersions:
             self._observed.clear()
         self._view = view
         await self._record_observed(self._options.now() - observe_seconds)
+        self._heed_kill()
         version = view.alias_version
-        self._refused = {name: refusal for name, refusal in self._refused.items() if name == version}
+        named = (version, view.challenger_version, view.shadow_version)
+        self._refused = {name: refusal for name, refusal in self._refused.items() if name in named}
         self._note_registry(self._alias_problem(), is_up=True)
-        if not version or version in self._refused:
-            return True
+        if self.is_uniform:
+            await self._learn_spec()
+        is_settled = not version or version in self._refused or await self._bring_up_and_deploy(version)
+        self._heed_kill()
+        self._companions.follow(self._wanted_companions())
+        return is_settled
+
+    async def _bring_up_and_deploy(self, version: str) -> bool:
+        """Put the alias's version into service; False if the alias moved on meanwhile."""
         try:
             fresh = await self._bring_up(version)
         except VersionRefusedError as error:
@@ -262,11 +366,118 @@ class ModelVersions:
             return True
         return await self._deploy(version, fresh)
 
+    def _wanted_companions(self) -> dict[Role, Wanted]:
+        """Return what the registry wants beside the champion: nothing without one, and while the kill switch stands."""
+        if self.serving is None or self.kill is not None:
+            return {}
+        wanted = {}
+        for role, version in ((CHALLENGER, self._view.challenger_version), (SHADOW, self._view.shadow_version)):
+            last = last_of(self._view.ledger, role)
+            share = standing_share(self._view.ledger, version) if role == CHALLENGER else 0.0
+            is_wanted = version and version != self.serving.version and version not in self._refused
+            if is_wanted and (share or role == SHADOW):
+                number = last.number if last is not None and last.to_version == version else 0
+                wanted[role] = Wanted(version, number, share)
+        return wanted
+
+    def _heed_kill(self) -> None:
+        """Put the kill switch in force, or lift it.
+
+        One that names a version waits until that one serves, and is lifted when what was promoted since does.
+        """
+        kill = standing_kill(self._view.ledger)
+        if kill is not None and kill.to_version != self._view.alias_version:
+            kill = None  # the alias was moved since
+        if kill is not None and kill.to_version and (self.serving is None or self.serving.version != kill.to_version):
+            kill = None
+        is_lifted = self.serving is not None and self.serving.version == self._view.alias_version
+        if (kill.number if kill else 0) == (self.kill.number if self.kill else 0) or (kill is None and not is_lifted):
+            return
+        self.kill = kill
+        if kill is not None:
+            baseline = f"version {kill.to_version}" if kill.to_version else "the uniform fallback"
+            logger.warning("the kill switch of %s: %s, by %s: %s", self.model, baseline, kill.actor, kill.reason)
+            self._companions.follow({})
+        else:
+            logger.warning("the kill switch of %s is lifted", self.model)
+        self._options.metrics.set_killed(self.model, is_killed=kill is not None)
+        self._settle_roles()
+
+    async def _learn_spec(self) -> None:
+        """Load what the kill switch took out of service, if nothing is known of the spec: the fallback acts by it."""
+        if self.serving is not None or self.kill is None or not self.kill.from_version:
+            return
+        try:
+            fresh = await self._loader.load(self.kill.from_version)
+        except (VersionRefusedError, RegistryUnavailableError) as error:
+            logger.warning("the spec of %s is not known: %s", self.model, error)
+            return
+        self.serving = LoadedVersion(self.kill.from_version, 0, fresh.hypermodel)
+        self._options.notify()
+
+    def _settle_roles(self) -> None:
+        """Give every loaded version its role, and drain those that have lost theirs."""
+        now = self._options.now()
+        self._roles = {} if self.serving is None or self.is_uniform else {self.serving.version: CHAMPION}
+        challenger, found = self._take_companion(CHALLENGER), self._take_companion(SHADOW)
+        shadow = found[0] if found else None
+        if (shadow.version if shadow else "") != (self._shadow.version if self._shadow else ""):
+            self.shadow_scores = ShadowScores()
+        self._shadow = shadow
+        self._challenger = (challenger[0], challenger[1].share) if challenger else None
+        drain_seconds = 0.0 if self.kill is not None else self._options.drain_deadline_seconds
+        for version, held in self._held.items():
+            if version in self._roles:
+                held.since = now if held.deadline is not None else held.since
+                held.deadline = None
+            elif held.deadline is None:
+                held.since, held.deadline = now, now + drain_seconds
+            elif self.kill is not None:
+                held.deadline = min(held.deadline, now)
+        self._options.metrics.set_share(self.model, self._challenger[1] if self._challenger else 0.0)
+        self._options.notify()
+
+    def _take_companion(self, role: Role) -> tuple[LoadedVersion, Wanted] | None:
+        companion = self._companions.get(role)
+        if companion is None:
+            return None
+        wanted, fresh = companion.wanted, companion.fresh
+        loaded = LoadedVersion(wanted.version, wanted.deployment, fresh.hypermodel)
+        held = self._held.setdefault(wanted.version, _Held(loaded, fresh.origin, self._options.now()))
+        self._roles.setdefault(wanted.version, role)
+        if self._roles[wanted.version] == role:
+            held.loaded = loaded
+        return loaded, wanted
+
+    async def _bring_up_companion(self, version: str) -> Fresh:
+        """Return a version loaded, warm and of the champion's spec."""
+        held = self._held.get(version)
+        if held is not None:
+            return Fresh(held.loaded.hypermodel, held.origin, is_verified=True)
+        fresh = await self._loader.load(version)
+        self._check_spec(fresh)
+        return fresh
+
+    def _check_spec(self, fresh: Fresh) -> None:
+        """Refuse a version of another spec than what serves; if nothing does, than what served last here."""
+        manifest = self.serving.hypermodel.manifest if self.serving is not None else None
+        spec = manifest.spec if manifest is not None else self._last_spec
+        differences = spec_differences(spec, fresh.hypermodel.manifest.spec) if spec is not None else []
+        if differences:
+            raise VersionRefusedError("WRONG_SPEC", "; ".join(differences))
+
     def _alias_problem(self) -> str:
-        if self._view.alias_version or self.serving is None:
-            return ""
+        share_problem = self._share_problem()
+        if self._view.alias_version or self.serving is None or standing_kill(self._view.ledger) is not None:
+            return share_problem
         alias = self._options.repository.alias
         return f"the alias {alias!r} is gone from the registry; version {self.serving.version} goes on serving"
+
+    def _share_problem(self) -> str:
+        version = self._view.challenger_version
+        if not version or standing_share(self._view.ledger, version) or self.serving is None:
+            return ""
+        return f"the alias 'challenger' stands at version {version} without a share: hyperact canary {version} --share"
 
     async def _bring_up(self, version: str) -> Fresh:
         """Return a version loaded, warm and fit to replace what serves."""
@@ -278,12 +489,19 @@ class ModelVersions:
                 held = None
         if held is not None:
             return Fresh(held.loaded.hypermodel, held.origin, is_verified=True)
+        await self._read_last_spec()
         fresh = await self._loader.load(version)
-        if self.serving is not None:
-            differences = spec_differences(self.serving.hypermodel.manifest.spec, fresh.hypermodel.manifest.spec)
-            if differences:
-                raise VersionRefusedError("WRONG_SPEC", "; ".join(differences))
+        self._check_spec(fresh)
         return fresh
+
+    async def _read_last_spec(self) -> None:
+        """At a start, find out of what spec the version was that served last here, from this registry."""
+        if self.serving is not None or self._has_read_last:
+            return
+        self._has_read_last = True
+        last = await self._in_executor(self._options.repository.cache.read_last_served, self.model)
+        if last is not None and last.spec is not None and last.identity == self._view.identity:
+            self._last_spec = last.spec
 
     async def _deploy(self, version: str, fresh: Fresh) -> bool:
         """Give the version its deployment number and swap it in; False if the alias moved on meanwhile."""
@@ -315,8 +533,7 @@ class ModelVersions:
         return [*ledger, *(entry for entry in self._observed if entry.number > last)]
 
     def _is_new(self, entry: Deployment) -> bool:
-        ledger = self._ledger()
-        return not ledger or ledger[-1].number != entry.number
+        return all(known.number != entry.number for known in self._ledger())
 
     async def _look_again(self) -> None:
         """Read the ledger once more: whoever moved the alias may have written it while the version was loaded."""
@@ -325,6 +542,7 @@ class ModelVersions:
 
     async def close(self) -> None:
         """Write into the ledger what is still missing there: afterwards nobody here knows of it."""
+        await self._companions.close()
         if self._observed:
             await self._look_again()
             await self._record_observed(self._options.now())
@@ -358,17 +576,18 @@ class ModelVersions:
         await self._swap(LoadedVersion(last.version, last.deployment, fresh.hypermodel), fresh.origin)
 
     async def _swap(self, loaded: LoadedVersion, origin: str) -> None:
-        now, before = self._options.now(), self.serving
-        held = self._held.setdefault(loaded.version, _Held(loaded, origin, now))
-        held.loaded, held.origin, held.since, held.deadline = loaded, origin, now, None
+        held = self._held.setdefault(loaded.version, _Held(loaded, origin, self._options.now()))
+        if self.serving is None or self.serving.version != loaded.version:
+            held.since = self._options.now()
+        held.loaded, held.origin = loaded, origin
         self.serving = loaded
-        if before is not None and before.version != loaded.version:
-            draining = self._held[before.version]
-            draining.since, draining.deadline = now, now + self._options.drain_deadline_seconds
+        self._heed_kill()
+        self._companions.follow(self._wanted_companions())
+        self._settle_roles()
         logger.info("version %s of %s serves, deployment %d", loaded.version, self.model, loaded.deployment)
         self._options.metrics.set_serving(self.model, loaded.version, loaded.deployment)
-        self._options.notify()
-        await self._in_executor(self._remember, LastServed(loaded.version, loaded.deployment), set(self._held))
+        served = LastServed(loaded.version, loaded.deployment, self._view.identity, loaded.hypermodel.manifest.spec)
+        await self._in_executor(self._remember, served, set(self._held))
 
     def _remember(self, served: LastServed, keep: set[str]) -> None:
         """Write down what serves and forget old downloads; blocks. Neither may stop serving."""
@@ -421,9 +640,11 @@ class ModelVersions:
         if self._registry_time:
             status.registry_time.CopyFrom(_to_timestamp(self._registry_time))
         status.versions.extend(sorted(self._version_statuses(), key=_rank))
+        if self.kill is not None:
+            status.kill.CopyFrom(self.kill)
         if self.serving is not None:
             status.spec.CopyFrom(self.serving.hypermodel.manifest.spec)
-            status.deployment.CopyFrom(self._deployment_of(self.serving))
+            status.deployment.CopyFrom(self.kill or self._deployment_of(self.serving))
         return status
 
     def _version_statuses(self) -> list[VersionStatus]:
@@ -444,13 +665,21 @@ class ModelVersions:
         return held + loading + refused
 
     def _held_status(self, version: str, held: _Held) -> VersionStatus:
-        is_draining = held.deadline is not None
+        role = self.role_of(version)
+        is_shadow = role == SHADOW
+        state = VersionState.VERSION_STATE_SHADOWING if is_shadow else VersionState.VERSION_STATE_SERVING
+        scores = self.shadow_scores if is_shadow else ShadowScores()
         return VersionStatus(
             version=version,
-            state=VersionState.VERSION_STATE_DRAINING if is_draining else VersionState.VERSION_STATE_SERVING,
+            state=VersionState.VERSION_STATE_DRAINING if held.deadline is not None else state,
             deployment=held.loaded.deployment,
             num_pinned_episodes=held.num_pins,
-            num_steps=held.num_steps,
+            num_steps=scores.num_scored if is_shadow else held.num_steps,
+            num_errors=scores.num_failed if is_shadow else held.num_errors,
+            num_agreed=scores.num_agreed,
+            num_dropped=scores.num_dropped,
+            role=role,
+            share=self._challenger[1] if self._challenger and role == CHALLENGER else 0.0,
             since=_to_timestamp(held.since),
             drain_deadline=None if held.deadline is None else _to_timestamp(held.deadline),
         )
@@ -468,6 +697,7 @@ class ModelVersions:
 
 _order = (
     VersionState.VERSION_STATE_SERVING,
+    VersionState.VERSION_STATE_SHADOWING,
     VersionState.VERSION_STATE_LOADING,
     VersionState.VERSION_STATE_DRAINING,
     VersionState.VERSION_STATE_REFUSED,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from hyperact.service.batching import Batcher
 from hyperact.service.lanes import FallbackLane, Lane, VersionLane
 from hyperact.service.model_versions import LoadedVersion, ModelVersions
-from hyperact.service.rhythm import Rhythm
+from hyperact.service.rhythm import Rhythm, make_rhythm
 from hyperact.service.rows import Row
 
 
@@ -56,11 +56,16 @@ class OpenLanes:
                 del self._lanes[model, version]
 
     def _make_fallback(self, serving: LoadedVersion | None) -> FallbackLane:
-        """Return the fallback; beside a serving version, for episodes that began before it, it keeps to its spec."""
+        """Return the fallback.
+
+        Beside a serving version, for episodes that began before it, and in its place, when the kill switch put it
+        there, it keeps to that version's spec.
+        """
         if serving is None:
             return FallbackLane(self._index_key, self._fallback_num_actions, self._plain_rhythm)
         hypermodel = serving.hypermodel
-        return FallbackLane(self._index_key, hypermodel.num_actions, self._plain_rhythm, hypermodel.checker)
+        rhythm = make_rhythm(self._index_key, hypermodel.spec)
+        return FallbackLane(self._index_key, hypermodel.num_actions, rhythm, hypermodel.checker)
 
 
 def _is_current(lane: Lane, versions: ModelVersions, loaded: LoadedVersion | None) -> bool:

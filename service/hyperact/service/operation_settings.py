@@ -126,6 +126,55 @@ class RollbackSettings(SteeringSettings):
     reason: str = Field(default="", max_length=1000, description="Why, for the ledger.")
 
 
+class CanarySettings(GateSettings):
+    """Settings of `hyperact canary`."""
+
+    version: CliPositionalArg[str] = Field(
+        default="", description="The registered version to give a share of sessions to; empty with --stop."
+    )
+    share: float = Field(default=0.05, gt=0, le=1, description="The share of sessions whose episodes begin with it.")
+    stop: bool = Field(default=False, description="Whether to end the canary: its episodes drain.")
+    force: bool = Field(default=False, description="Whether to begin although a gate holds the version back.")
+    reason: str = Field(default="", max_length=1000, description="Why, for the ledger; required with --force.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if bool(self.version) == self.stop:
+            raise ValueError("name a version, or end the canary with --stop")
+        if self.force and not self.reason.strip():
+            raise ValueError("force needs a reason: the ledger keeps who overrode the gates and why")
+        return self
+
+
+class ShadowSettings(SteeringSettings):
+    """Settings of `hyperact shadow`."""
+
+    version: CliPositionalArg[str] = Field(
+        default="",
+        description="The registered version that is to score what others decide; empty with --stop or --report.",
+    )
+    stop: bool = Field(default=False, description="Whether to end the shadow.")
+    report: bool = Field(default=False, description="Whether to show what the scores in data_dir say.")
+    reason: str = Field(default="", max_length=1000, description="Why, for the ledger.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if bool(self.version) + self.stop + self.report != 1:
+            raise ValueError("name a version, or end the shadow with --stop, or see its scores with --report")
+        return self
+
+
+class KillSettings(SteeringSettings):
+    """Settings of `hyperact kill`."""
+
+    to: str = Field(
+        default="uniform",
+        min_length=1,
+        description="The baseline: a registered version, or uniform for random actions.",
+    )
+    reason: str = Field(min_length=1, max_length=1000, description="Why, for the ledger.")
+
+
 class DeploymentsSettings(RegistrySettings):
     """Settings of `hyperact deployments`."""
 

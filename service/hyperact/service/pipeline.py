@@ -7,6 +7,7 @@ The rules:
 2. A step is answered, and its session moves on, when the log's append has returned. While a batch is being logged the
    next one is being decided.
 3. Whatever fails, every row is answered, and a row that was not logged leaves its session where it was.
+4. What a shadow scores was decided, logged and answered before; nothing here waits for it.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ import time
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -27,16 +28,18 @@ from hyperact.service.keys import Keys
 from hyperact.service.lanes import Decided, Lane
 from hyperact.service.limits import Limits
 from hyperact.service.metrics import Metrics
-from hyperact.service.model_versions import LoadedVersion
+from hyperact.service.model_versions import LoadedVersion, ModelVersions
 from hyperact.service.open_lanes import OpenLane, OpenLanes
 from hyperact.service.rows import Answer, Row
 from hyperact.service.sessions import Cursor, Sessions, cursor_after
+from hyperact.service.shadow import ShadowScorer
 from hyperact.service.statuses import code_of
 from hyperact.service.step_log import StepLog
 from hyperact.service.traces import Times, Traces
 from hyperact.service.work import Work
 from hyperact.v1.decision_pb2 import ActResponse, Position, Step
-from hyperact.v1.indices import Float32s, derive_indices, index_key_id
+from hyperact.v1.deployment_pb2 import DeploymentRole
+from hyperact.v1.indices import Float32s, derive_canary, derive_indices, index_key_id
 from hyperact.v1.steps import StepKey
 
 logger = logging.getLogger(__name__)
@@ -68,7 +71,9 @@ class Pipeline:
         metrics: Metrics,
         work: Work,
         traces: Traces | None = None,
+        shadow: ShadowScorer | None = None,
     ) -> None:
+        self._shadow = shadow
         self._sessions = sessions
         self._log = step_log
         self._keys = keys
@@ -79,6 +84,7 @@ class Pipeline:
         self._traces = traces
         self.lanes = OpenLanes(keys.index, limits.fallback_num_actions, self._make_batcher)
         self._indices = lru_cache(maxsize=limits.max_sessions)(self._derive_indices)
+        self._canaries = lru_cache(maxsize=limits.max_sessions)(partial(derive_canary, keys.index))
         self._threads = ThreadPoolExecutor(limits.inference_threads, "inference") if limits.inference_threads else None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -105,25 +111,36 @@ class Pipeline:
         flight, versions = row.flight, row.versions
         pinned = flight.pinned_version
         if serving.lane.rhythm.is_pin_start(row.step):
-            self._place(row, versions.serving, is_repinned=False)
-        elif not flight.is_pin_known:
-            self._place(row, versions.serving, is_repinned=True)
+            self._place(row, self._begin_with(row), is_repinned=False)
+        elif not flight.is_pin_known or versions.must_leave(pinned):
+            self._place(row, self._begin_with(row), is_repinned=True)
         elif not pinned:
             is_possible = self._can_fall_back(row)
-            self._place(row, None if is_possible else versions.serving, is_repinned=not is_possible)
+            self._place(row, None if is_possible else self._begin_with(row), is_repinned=not is_possible)
         elif versions.is_overdue(pinned):
-            self._place(row, versions.serving, is_repinned=True)
+            self._place(row, self._begin_with(row), is_repinned=True)
         elif (loaded := versions.get(pinned)) is not None:
             self._place(row, loaded, is_repinned=False, deployment=flight.pinned_deployment)
         else:
             self._spawn(self._obtain(row, pinned), [row])
 
+    def _begin_with(self, row: Row) -> LoadedVersion | None:
+        """Return what an episode of a row's session begins with now; None for the fallback."""
+        versions = row.versions
+        if versions.is_uniform:
+            return None
+        if versions.challenger is not None:
+            loaded, share = versions.challenger
+            if self._canaries(row.step.model, row.step.session, loaded.version) < share:
+                return loaded
+        return versions.serving
+
     async def _obtain(self, row: Row, pinned: str) -> None:
         """Load the version that a session came with from elsewhere, or move the session to the serving one."""
         versions = row.versions
         loaded = await versions.obtain(pinned)
-        if loaded is None:
-            self._place(row, versions.serving, is_repinned=True)
+        if loaded is None or versions.must_leave(pinned):
+            self._place(row, self._begin_with(row), is_repinned=True)
         else:
             self._place(row, loaded, is_repinned=False, deployment=row.flight.pinned_deployment)
 
@@ -154,6 +171,8 @@ class Pipeline:
 
     def _can_fall_back(self, row: Row) -> bool:
         """Tell whether a row can be decided without a version: whether it is allowed, and the actions are known."""
+        if row.versions.is_uniform and row.versions.serving is not None:
+            return True
         is_known = self._limits.fallback_num_actions or row.action_mask or row.versions.serving is not None
         return self._limits.is_fallback_allowed and bool(is_known)
 
@@ -204,6 +223,9 @@ class Pipeline:
             self._traces.record_batch(drafts.rows, versions.model, lane.version, times)
             exemplar = self._traces.exemplar(rows[0].span)
         self._metrics.count_batch(versions.model, lane.version, num_rows, times, exemplar)
+        self._metrics.role_decisions.labels(versions.model, _role_name(versions, lane.version)).inc(num_rows)
+        if self._shadow is not None and versions.shadow is not None:
+            self._shadow.offer(versions, drafts.rows, drafts.steps)
 
     def _draft(self, lane: Lane, rows: list[Row], decided: list[Decided | DecisionError]) -> _Drafts:
         """Make the records and answers of the rows that were decided, and answer those that were not."""
@@ -212,6 +234,7 @@ class Pipeline:
         now.GetCurrentTime()
         for row, result in zip(rows, decided, strict=True):
             if isinstance(result, DecisionError):
+                row.versions.count_errors(lane.version, 1)
                 self._fail([row], result)
                 continue
             step = _to_step(row, lane, result, now, self._key_id)
@@ -292,6 +315,14 @@ class Pipeline:
         except Exception:
             logger.exception("a batch of %d rows failed", len(rows))
             self._fail(rows, _internal_error())
+
+
+def _role_name(versions: ModelVersions, version: str) -> str:
+    """Return what a batch's version serves as, as a metric says it."""
+    if not version:
+        return "fallback"
+    role = DeploymentRole.Name(versions.role_of(version)).removeprefix("DEPLOYMENT_ROLE_").lower()
+    return "draining" if role == "unspecified" else role
 
 
 def _internal_error() -> DecisionError:

@@ -9,7 +9,7 @@ class Readiness:
     """Ready means that the log can be written and every model can be decided.
 
     A model can be decided when a version is loaded and warm, or the registry holds none yet and the uniform fallback
-    can stand in.
+    can stand in, or the kill switch put that in a version's place.
     """
 
     def __init__(self, versions: Versions, step_log: StepLog, *, is_fallback_enough: bool) -> None:
@@ -36,7 +36,8 @@ class Readiness:
 
 def _problem_of(status: ModelStatus, *, is_fallback_enough: bool) -> str:
     by_state = {version.state: version for version in status.versions}
-    if VersionState.VERSION_STATE_SERVING in by_state:
+    is_uniform = status.HasField("kill") and not status.kill.to_version
+    if VersionState.VERSION_STATE_SERVING in by_state or (is_uniform and status.HasField("spec")):
         return ""
     if loading := by_state.get(VersionState.VERSION_STATE_LOADING):
         return f"version {loading.version} of model {status.model!r} is being loaded"

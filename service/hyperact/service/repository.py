@@ -31,7 +31,19 @@ from hyperact.service.errors import RegistryUnavailableError, VersionRefusedErro
 from hyperact.service.version_cache import CachedVersion, VersionCache
 from hyperact.v1 import golden, local_store, manifests
 from hyperact.v1.deployment_pb2 import Deployment
-from hyperact.v1.deployments import entry_for, read_ledger, to_tag
+from hyperact.v1.deployments import (
+    CHAMPION,
+    alias_of,
+    challenger_alias,
+    entry_for,
+    last_of,
+    new_entry,
+    observed,
+    read_ledger,
+    role_of,
+    shadow_alias,
+    to_tag,
+)
 from hyperact.v1.errors import FieldError
 from hyperact.v1.golden import Golden
 
@@ -57,12 +69,15 @@ class RegistryView:
     Attributes:
         alias_version: where the alias stands, in decimal; empty if it does not or there is no such model.
         ledger: the deployments, by number.
+        challenger_version, shadow_version: where those aliases stand.
         identity: differs between registries that use the same name; empty if there is no such model.
     """
 
     alias_version: str = ""
     ledger: list[Deployment] = field(default_factory=list)
     identity: str = ""
+    challenger_version: str = ""
+    shadow_version: str = ""
 
 
 class Repository:
@@ -126,6 +141,17 @@ class Repository:
             RegistryUnavailableError: the registry cannot be reached.
         """
         return await self._call(lambda: self._promote(model, version, now, note), self._call_seconds)
+
+    async def deploy(self, model: str, version: str, now: datetime, note: Deployment) -> Deployment:
+        """Move the alias of a role to a version, or away ("" for no version), and write a new entry of the ledger.
+
+        `note` says the rest: its role, actor, reason, share and so on go into the entry.
+
+        Raises:
+            VersionRefusedError: MISSING, naming the versions that there are.
+            RegistryUnavailableError: the registry cannot be reached.
+        """
+        return await self._call(lambda: self._deploy(model, version, now, note), self._call_seconds)
 
     async def fetch_golden(self, model: str, version: str) -> Golden | None:
         """Return what a version's learner answered at its export; None if nobody kept it.
@@ -211,7 +237,11 @@ class Repository:
                 return RegistryView()
             raise
         return RegistryView(
-            str(found.aliases.get(self.alias, "")), read_ledger(found.tags), str(found.creation_timestamp)
+            alias_version=str(found.aliases.get(self.alias, "")),
+            ledger=read_ledger(found.tags),
+            identity=str(found.creation_timestamp),
+            challenger_version=str(found.aliases.get(challenger_alias, "")),
+            shadow_version=str(found.aliases.get(shadow_alias, "")),
         )
 
     def _list_versions(self, model: str) -> list[str]:
@@ -221,17 +251,42 @@ class Repository:
 
     def _promote(self, model: str, version: str, now: datetime, note: Deployment) -> Deployment:
         client = self._client()
-        try:
-            client.set_registered_model_alias(model, self.alias, version)
-        except MlflowException as error:
-            if version in (versions := self._list_versions(model)):
-                raise
-            known = f"there are {', '.join(versions)}" if versions else "there are none"
-            raise VersionRefusedError("MISSING", f"model {model!r} has no version {version}: {known}") from error
+        self._catch_up(model, now)
+        self._move_alias(model, self.alias, version)
         entry = entry_for(self._look(model).ledger, version, note.actor, now)
         entry.MergeFrom(Deployment(gate_report=note.gate_report, reason=note.reason, is_forced=note.is_forced))
         client.set_registered_model_tag(model, *to_tag(entry))
         return entry
+
+    def _deploy(self, model: str, version: str, now: datetime, note: Deployment) -> Deployment:
+        role = role_of(note)
+        self._catch_up(model, now)
+        self._move_alias(model, alias_of.get(role, self.alias), version)
+        entry = new_entry(self._look(model).ledger, version, note.actor, now, role)
+        entry.MergeFrom(note)
+        self._client().set_registered_model_tag(model, *to_tag(entry))
+        return entry
+
+    def _catch_up(self, model: str, now: datetime) -> None:
+        """Write down a champion that nobody wrote down yet: the number that services gave it must not be another's."""
+        view = self._look(model)
+        last = last_of(view.ledger, CHAMPION)
+        if view.alias_version and (last is None or last.to_version != view.alias_version):
+            entry = new_entry(view.ledger, view.alias_version, observed, now, CHAMPION)
+            self._client().set_registered_model_tag(model, *to_tag(entry))
+
+    def _move_alias(self, model: str, alias: str, version: str) -> None:
+        client = self._client()
+        try:
+            if version:
+                client.set_registered_model_alias(model, alias, version)
+            else:
+                client.delete_registered_model_alias(model, alias)
+        except MlflowException as error:
+            if not version or version in (versions := self._list_versions(model)):
+                raise
+            known = f"there are {', '.join(versions)}" if versions else "there are none"
+            raise VersionRefusedError("MISSING", f"model {model!r} has no version {version}: {known}") from error
 
     def _get_version(self, model: str, version: str) -> Any:
         try:

@@ -8,8 +8,17 @@ from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from hyperact.service.shadow_report import ShadowRow
 from hyperact.v1.decision_pb2 import Outcome
-from hyperact.v1.deployment_pb2 import Deployment, GetStatusResponse, ModelStatus, VersionState, VersionStatus
+from hyperact.v1.deployment_pb2 import (
+    Deployment,
+    DeploymentRole,
+    GetStatusResponse,
+    ModelStatus,
+    VersionState,
+    VersionStatus,
+)
+from hyperact.v1.deployments import role_of
 from hyperact.v1.gates import Outcome as GateOutcome
 from hyperact.v1.gates import Verdict
 from hyperact.v1.log_pb2 import GetRangeResponse, LogEntry
@@ -21,6 +30,7 @@ _style_of_state = {
     VersionState.VERSION_STATE_LOADING: "cyan",
     VersionState.VERSION_STATE_DRAINING: "yellow",
     VersionState.VERSION_STATE_REFUSED: "red",
+    VersionState.VERSION_STATE_SHADOWING: "blue",
 }
 _style_of_outcome = {GateOutcome.PASSED: "green", GateOutcome.HELD: "red", GateOutcome.NOT_MEASURED: "dim"}
 
@@ -45,42 +55,61 @@ def status_view(address: str, status: GetStatusResponse) -> RenderableType:
 
 def _model_view(model: ModelStatus) -> RenderableType:
     table = Table(title=f"{escape(model.model)} @ {escape(model.alias)}", title_justify="left")
-    for name in ("version", "state", "deployment", "since", "pinned", "steps", "note"):
-        table.add_column(name, justify="right" if name in ("deployment", "pinned", "steps") else "left")
+    for name in ("version", "state", "role", "deployment", "since", "pinned", "steps", "errors", "note"):
+        is_number = name in ("deployment", "pinned", "steps", "errors")
+        table.add_column(name, justify="right" if is_number else "left")
     for version in model.versions:
         style = _style_of_state.get(version.state, "")
         state = VersionState.Name(version.state).removeprefix("VERSION_STATE_").lower()
         table.add_row(
             version.version,
             f"[{style}]{state}[/]" if style else state,
+            _role(version.role),
             str(version.deployment or ""),
             local_time(version.since),
             str(version.num_pinned_episodes or ""),
             str(version.num_steps or ""),
+            str(version.num_errors or ""),
             escape(_note(version)),
         )
     body: RenderableType = table if model.versions else f"{escape(model.model)} @ {escape(model.alias)}: no version yet"
     problem = [f"[red]registry: {escape(model.registry_problem)}[/]"] if model.registry_problem else []
-    return Group(body, *problem)
+    kill = [f"[red]{escape(_kill_line(model.kill))}[/]"] if model.HasField("kill") else []
+    return Group(*kill, body, *problem)
+
+
+def _kill_line(kill: Deployment) -> str:
+    baseline = f"version {kill.to_version}" if kill.to_version else "uniformly random actions"
+    return f"the kill switch stands since {local_time(kill.time)}, by {kill.actor}: {baseline}: {kill.reason}"
+
+
+def _role(role: "DeploymentRole.ValueType") -> str:
+    return DeploymentRole.Name(role).removeprefix("DEPLOYMENT_ROLE_").lower() if role else ""
 
 
 def _note(version: VersionStatus) -> str:
     if version.problem:
         return version.problem
+    if version.share:
+        return f"{version.share:.1%} of sessions"
+    if version.state == VersionState.VERSION_STATE_SHADOWING:
+        agreed = f"agreed with {version.num_agreed / version.num_steps:.1%}" if version.num_steps else "no scores yet"
+        return f"{agreed}, {version.num_dropped} dropped"
     return f"until {local_time(version.drain_deadline)}" if version.HasField("drain_deadline") else ""
 
 
 def deployments_table(model: str, ledger: Sequence[Deployment]) -> Table:
     """Return the ledger, the newest last."""
     table = Table(title=f"deployments of {escape(model)}", title_justify="left")
-    for name in ("#", "time", "who", "version", "transitions", "episodes", "mean return", "gates and reason"):
+    for name in ("#", "time", "who", "role", "version", "transitions", "episodes", "mean return", "gates and reason"):
         table.add_column(name, justify="right" if name in ("#", "transitions", "episodes", "mean return") else "left")
     for entry in ledger:
         table.add_row(
             str(entry.number),
             local_time(entry.time),
             escape(entry.actor),
-            f"{entry.from_version or '-'} → {entry.to_version}",
+            _role(role_of(entry)),
+            f"{entry.from_version or '-'} → {_target(entry)}",
             str(entry.num_transitions or ""),
             str(entry.num_episodes or ""),
             f"{entry.mean_return:.4g}" if entry.HasField("mean_return") else "",
@@ -89,10 +118,39 @@ def deployments_table(model: str, ledger: Sequence[Deployment]) -> Table:
     return table
 
 
+def _target(entry: Deployment) -> str:
+    if entry.is_immediate and not entry.to_version:
+        return "uniform"
+    return entry.to_version or "-"
+
+
 def _remark(entry: Deployment) -> str:
     """Return the gates' verdict and why it was done, if anybody said so."""
-    parts = ["forced" if entry.is_forced else "", entry.gate_report, f"because {entry.reason}" if entry.reason else ""]
+    parts = [
+        "kill switch" if entry.is_immediate else "",
+        f"{entry.share:.1%} of sessions" if entry.share else "",
+        "forced" if entry.is_forced else "",
+        entry.gate_report,
+        f"because {entry.reason}" if entry.reason else "",
+    ]
     return "; ".join(part for part in parts if part)
+
+
+def shadow_table(model: str, rows: Sequence[ShadowRow]) -> Table:
+    """Return what shadows would have done beside what was done."""
+    table = Table(title=f"shadows of {escape(model)}", title_justify="left")
+    for name in ("version", "steps", "agreed", "mean propensity", "of what was served"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        num = max(1, row.num_found)
+        table.add_row(
+            row.version,
+            str(row.num_steps),
+            f"{row.num_agreed / num:.1%}" if row.num_found else "-",
+            f"{row.sum_propensity / num:.3f}" if row.num_found else "-",
+            f"{row.sum_served_propensity / num:.3f}" if row.num_found else "-",
+        )
+    return table
 
 
 def gates_table(version: str, verdict: Verdict) -> Table:

@@ -18,9 +18,13 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Collection, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
+
+from google.protobuf import json_format
+
+from hyperact.v1.model_pb2 import ModelSpec
 
 _origin_file = "origin.json"
 _serving_file = "serving.json"
@@ -41,10 +45,15 @@ class CachedVersion:
 
 @dataclass(frozen=True, slots=True)
 class LastServed:
-    """What served last."""
+    """What served last: its version and deployment, the registry that it came from, and its spec.
+
+    `identity` is empty and `spec` None if whoever wrote it down did not know of them.
+    """
 
     version: str
     deployment: int
+    identity: str = ""
+    spec: ModelSpec | None = None
 
 
 class VersionCache:
@@ -113,15 +122,24 @@ class VersionCache:
         """Return what served last, if that is known."""
         try:
             content = json.loads((self._folder(model) / _serving_file).read_text())
-            return LastServed(str(content["version"]), int(content["deployment"]))
-        except (OSError, ValueError, KeyError, TypeError):
+            spec = json_format.ParseDict(content["spec"], ModelSpec()) if content.get("spec") else None
+            identity = str(content.get("identity", ""))
+            return LastServed(str(content["version"]), int(content["deployment"]), identity, spec)
+        except (OSError, ValueError, KeyError, TypeError, json_format.ParseError):
             return None
 
     def write_last_served(self, model: str, served: LastServed) -> None:
         """Remember what serves."""
         self._folder(model).mkdir(parents=True, exist_ok=True)
         path = self._folder(model) / f"{_scratch_prefix}{uuid.uuid4().hex}.json"
-        path.write_text(json.dumps(asdict(served)) + "\n")
+        spec = None if served.spec is None else json_format.MessageToDict(served.spec)
+        content = {
+            "version": served.version,
+            "deployment": served.deployment,
+            "identity": served.identity,
+            "spec": spec,
+        }
+        path.write_text(json.dumps(content) + "\n")
         path.replace(self._folder(model) / _serving_file)
 
     def _folder(self, model: str) -> Path:
