@@ -1,11 +1,7 @@
 """Two replicas behind one connection, and one stream of what they logged."""
 
 import asyncio
-import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +11,6 @@ import pytest
 
 import toys
 from hyperact.clients.connection import Connection
-from hyperact.clients.errors import UnavailableError
 from hyperact.clients.retries import Retries
 from hyperact.clients.session_memory import Decision
 from hyperact.clients.sessions import VectorSession
@@ -26,51 +21,11 @@ from hyperact.v1.decision_pb2 import Step
 from hyperact.v1.log_pb2 import LogEntry
 from hyperact.v1.steps import StepKey, to_key
 from hyperact.v1.streams import StreamAccess, parse_stream_address
-from toy_nats import NatsCluster, free_ports, running_nats
+from toy_nats import NatsCluster, running_nats
+from toy_replicas import Replica, start_seconds, write_keys
 
-start_seconds = 90.0
 num_rows, num_steps, kill_at = 4, 20, 7
 observation = np.array([0.1, -0.2, 0.3], np.float32)
-
-
-class Replica:
-    """One `hyperact serve` with a directory of its own, and keys, registry and stream that it shares."""
-
-    def __init__(self, shared: Path, name: str, broker: NatsCluster) -> None:
-        (port,) = free_ports(1)
-        self.address = f"127.0.0.1:{port}"
-        self._output = shared / f"{name}.txt"
-        keys = [f"--{key}-key-file={shared / key}.key" for key in ("index", "token")]
-        self._flags = ["serve", "--data-dir", str(shared / name), "--address", self.address, "--metrics-address", ""]
-        self._flags += [*keys, "--tracking-uri", f"sqlite:///{shared / 'mlflow.db'}", "--log", broker.url]
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        """Start it, and return when it is ready."""
-        with self._output.open("ab") as output:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "hyperact.command_line", *self._flags],
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-            )
-        deadline = time.monotonic() + start_seconds
-        with Connection(self.address, timeout_seconds=1) as connection:
-            while time.monotonic() < deadline:
-                try:
-                    if connection.get_status().is_ready:
-                        return
-                except UnavailableError:
-                    pass
-                time.sleep(0.05)
-        raise AssertionError(self._output.read_text())
-
-    def end(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """Send it a signal and wait for its end; do nothing if it has ended."""
-        if self._process is not None:
-            self._process.send_signal(number)
-            self._process.wait(start_seconds)
-            self._process = None
 
 
 @contextmanager
@@ -79,8 +34,7 @@ def two_replicas(shared: Path, broker: NatsCluster) -> Iterator[list[Replica]]:
     tracking_uri = toys.make_registry(shared)
     toys.toy_version(shared / "version")
     toys.register(tracking_uri, shared / "version", alias="champion")
-    for number, name in enumerate(("index", "token")):
-        (shared / f"{name}.key").write_text(bytes([number + 1] * 32).hex())
+    write_keys(shared)
     replicas = [Replica(shared, name, broker) for name in ("one", "two")]
     try:
         for replica in replicas:
