@@ -39,7 +39,8 @@ demo: setup ## Play, log, learn and deploy until DeepSea is solved
 	@$(BIN)/hyperact demo
 
 test: setup ## Run the tests
-	@$(BIN)/pytest -n 2 --dist worksteal -q $(TESTS)
+	@# Two processes of one thread each: with more threads than cores they wait for each other most of the time.
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -q $(TESTS)
 
 lint: setup ## Check style and spelling, here and in the images' recipe
 	@$(BIN)/ruff check --quiet .

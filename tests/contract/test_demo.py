@@ -104,7 +104,7 @@ def test_nobody_to_play_with_is_said_in_a_line(tmp_path: Path) -> None:
 
     text = output.read_text()
     assert text.count("\n") == 1
-    assert "no service answered at 127.0.0.1:1 within 0.3 s; is `hyperact serve` running?" in text
+    assert "no service answered at 127.0.0.1:1 within 0.3 s; is `hyperact serve` running" in text
 
 
 def test_a_directory_of_another_demo_is_left_alone(tmp_path: Path) -> None:

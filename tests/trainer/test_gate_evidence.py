@@ -17,6 +17,10 @@ from toy_candidates import Scene, planted, spoil, staged, transitions
 region = GateLimits(max_divergence=0.4, max_action_flip_rate=0.4, min_effective_size=10.0)
 
 
+# The scene's learners learn for ten seconds, and for minutes where others use the cores.
+pytestmark = pytest.mark.timeout(400)
+
+
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     with staged(tmp_path_factory.mktemp("scene")) as scene:
