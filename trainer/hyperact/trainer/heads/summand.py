@@ -3,13 +3,15 @@
 Letters: B observations, K indices per observation, M index_dim, A num_actions.
 """
 
+from abc import ABC, abstractmethod
+
 from torch import Tensor, nn
 
 from hyperact.trainer.reference_distributions import Moments
 from hyperact.v1.model_pb2 import GraphKind
 
 
-class Summand(nn.Module):
+class Summand(nn.Module, ABC):
     """A function of observations and indices, in two halves: what indices share, and what each of them adds.
 
         f(o, z) = values(encode(o), z)
@@ -24,13 +26,13 @@ class Summand(nn.Module):
 
     graph_kind: "GraphKind.ValueType" = GraphKind.GRAPH_KIND_INDEXED
 
+    @abstractmethod
     def encode(self, observations: Tensor) -> Tensor:
         """Return what does not depend on the index."""
-        raise NotImplementedError
 
+    @abstractmethod
     def values(self, encoded: Tensor, indices: Tensor) -> Tensor:
         """Return the value of each action under each index."""
-        raise NotImplementedError
 
     def generated_square(self, moments: Moments) -> Tensor:  # noqa: ARG002 -- heads that generate need them
         """Return the mean square of the generated last-layer weights, over all of them and over indices."""
