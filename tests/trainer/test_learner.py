@@ -113,8 +113,8 @@ class TestGradientPenalty:
             learner, replay = learner_with_replay(config, index_dim=0)
             losses.append(float(learner.update(replay).loss))
         # The batch that a newborn learner of seed 0 draws.
-        rng = np.random.default_rng(np.random.SeedSequence(0).spawn(2)[0])
-        batch = replay.sample(rng, config.batch_size)
+        newborn = Learner(learner.spec, config, 0)
+        batch = replay.take(newborn._stream.next()[0])
 
         expected = 0.0
         for action in range(2):

@@ -18,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hyperact.trainer.config import LearnerConfig
 
-format_version = 1
+# 2: the learner keeps Adam's moments by the names of parameters, and its draws as one stream.
+format_version = 2
 
 _trainer_array = "trainer"
 

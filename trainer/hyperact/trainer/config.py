@@ -189,6 +189,10 @@ class LearnerConfig(BaseModel):
     min_replay_size: int = Field(
         default=128, ge=0, description="Transitions before `train` begins to learn (released code)."
     )
+    compile: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Whether learner steps are compiled: from the first on, never, or (auto) from the 10 000th on.",
+    )
     reward_view: Literal["raw", "sign"] = Field(
         default="raw", description="What is learned of a reward; the log keeps it raw."
     )

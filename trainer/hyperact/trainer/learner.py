@@ -11,7 +11,6 @@ The rules:
 Letters: B batch size, A num_actions, M index_dim, K indices of the loss and J of the target per transition.
 """
 
-import copy
 import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -22,13 +21,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hyperact.trainer.acting import with_acting_rule
+from hyperact.trainer.adam_drift import DriftNodes, bias_corrections
+from hyperact.trainer.compiling import StepCompiler
 from hyperact.trainer.config import LearnerConfig
+from hyperact.trainer.draw_stream import DrawStream
 from hyperact.trainer.hypermodel import Hypermodel
+from hyperact.trainer.learner_step import DenseStep, StepInputs, StepState
 from hyperact.trainer.observations import Observations
+from hyperact.trainer.one_hot_step import OneHotActor, OneHotStep, takes_one_hot
+from hyperact.trainer.positions import PriorTable, one_hot_position
 from hyperact.trainer.replay import Replay
-from hyperact.trainer.td_loss import Answers, Draws, TdLoss, Transitions
+from hyperact.trainer.row_table import Clock, RowTable
+from hyperact.trainer.td_loss import TdLoss, Transitions
 from hyperact.v1.indices import Float32s
-from hyperact.v1.model_pb2 import ModelSpec
+from hyperact.v1.model_pb2 import GraphKind, ModelSpec
 
 State = dict[str, NDArray[Any]]
 
@@ -50,131 +56,160 @@ class Learner:
         self.spec = with_acting_rule(spec, config)
         self.config = config
         self.num_learner_steps = 0
-        self.hypermodel = Hypermodel(spec, config.network, seed)
-        self._td_loss = TdLoss(spec, config, self.hypermodel)
-        self._target = copy.deepcopy(self.hypermodel.learnable).requires_grad_(False)
-        self._parameters = list(self.hypermodel.learnable.parameters())
-        # Without a decay AdamW is Adam.
-        self._optimizer = torch.optim.AdamW(
-            self._parameters,
-            lr=config.learning_rate,
-            eps=config.adam_epsilon,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
-        replay_seed, index_seed = np.random.SeedSequence(seed).spawn(2)
-        self._replay_rng = np.random.default_rng(replay_seed)
-        self._index_rng = np.random.default_rng(index_seed)
+        self._published_at = -1
+        self._hypermodel = Hypermodel(spec, config.network, seed)
+        self._td_loss = TdLoss(spec, config, self._hypermodel)
+        self._stream = DrawStream(self._td_loss, np.random.SeedSequence(seed))
+        self._drift_nodes = DriftNodes(config.learning_rate, config.adam_epsilon)
+        nothing = np.zeros((1, *spec.observation.shape))
+        self._prior_shape = self.prior_answers(nothing).shape[1:]
+        self._prior_table: PriorTable | None = None
+        # The penalty differentiates twice, also by the rows, and weight decay moves rows that nothing touches.
+        is_plain = not config.gradient_penalty and not config.weight_decay
+        if is_plain and takes_one_hot(self._hypermodel.learnable):
+            self._prior_table = PriorTable(spec, self.prior_answers, self._prior_shape)
+        self._take_up(DenseStep(self._hypermodel.learnable, self._td_loss, config))
+
+    @property
+    def hypermodel(self) -> Hypermodel:
+        """The hypermodel as learned so far."""
+        if isinstance(self._step, OneHotStep) and self._published_at != self.num_learner_steps:
+            self._step.publish(self._clock())
+            self._published_at = self.num_learner_steps
+        return self._hypermodel
 
     def make_replay(self) -> Replay:
         """Return an empty replay buffer that knows this learner's prior."""
-        nothing = np.zeros((1, *self.spec.observation.shape))
         return Replay(
             self.spec,
             self.config.replay_capacity,
             self.prior_answers,
             num_stacked=self.config.num_stacked_frames,
-            prior_shape=self.prior_answers(nothing).shape[1:],
+            prior_shape=self._prior_shape,
             has_gaussian_perturbations=self.config.perturbation == "gaussian",
             mask_probability=self.config.mask_probability,
+            prior_table=self._prior_table,
         )
 
     def update(self, replay: Replay) -> UpdateStatistics:
         """Take one learner step on a batch from the replay buffer."""
-        batch = replay.sample(self._replay_rng, self.config.batch_size)
-        transitions = Transitions(*map(torch.from_numpy, batch))
-        draws = Draws(*map(torch.from_numpy, self._td_loss.draw(self._index_rng, len(batch.actions_tm1))))
-        targets = self._targets(transitions, draws)
-        encoded_tm1 = self.hypermodel.learnable.encode(transitions.observations_tm1)
-        estimate = self._td_loss.estimate(encoded_tm1, targets, transitions, draws)
-        loss = estimate.losses.mean() + self._td_loss.penalty(len(replay)) + self._gradient_penalty(estimate.mean_value)
-        gradient_norm = self._descend(loss)
+        if replay.is_one_hot != self._step.is_one_hot:
+            self._change_step()
+        uniforms, draws = self._stream.next()
+        batch = replay.take(uniforms)
+        inputs = StepInputs(
+            Transitions(*map(torch.from_numpy, batch)),
+            draws,
+            self._clock(),
+            torch.tensor(float(len(replay))),
+            has_future=bool(batch.discounts_t.any()),
+        )
+        statistics = self._run(inputs, self.num_learner_steps)
         self.num_learner_steps += 1
         if self.num_learner_steps % self.config.target_update_period == 0:
-            self._update_target()
-        return UpdateStatistics(
-            loss.detach(), estimate.mean_value.detach(), estimate.loading_norm.detach(), gradient_norm.detach()
-        )
+            self._step.update_target()
+        return UpdateStatistics(*statistics.unbind())
 
-    @torch.no_grad()
     def coefficients(self, observations: Observations) -> Float32s:
         """Return the coefficients of observations [N, *shape]: float32 [N, A, M + 1]. ValueError if there are none."""
-        coefficients: Float32s = self.hypermodel(torch.from_numpy(observations)).numpy()
+        if self._actor is not None and len(observations) == 1:
+            position = one_hot_position(observations[0])
+            if position is not None:
+                return self._coefficients_at(position)[np.newaxis]
+        with torch.no_grad():
+            coefficients: Float32s = self.hypermodel(torch.from_numpy(observations)).numpy()
         return coefficients
 
-    @torch.no_grad()
     def values(self, observations: Observations, indices: Float32s) -> Float32s:
         """Return the values of observations [N, *shape] under indices [N, K, M]: float32 [N, K, A]."""
-        values: Float32s = self.hypermodel(torch.from_numpy(observations), torch.from_numpy(indices)).numpy()
+        if self._hypermodel.graph_kind == GraphKind.GRAPH_KIND_COEFFICIENTS:
+            return values_of(self.coefficients(observations), indices)
+        with torch.no_grad():
+            values: Float32s = self.hypermodel(torch.from_numpy(observations), torch.from_numpy(indices)).numpy()
         return values
 
     @torch.no_grad()
     def prior_answers(self, observations: Observations) -> Float32s:
         """Return what the prior says of observations [N, *shape] without an index: its coefficients, if it has some."""
-        answers: Float32s = self.hypermodel.prior.encode(torch.from_numpy(observations)).numpy()
+        answers: Float32s = self._hypermodel.prior.encode(torch.from_numpy(observations)).numpy()
         return answers
 
     def get_state(self) -> State:
         """Return everything that the next update depends on, but for the replay buffer, as copies."""
-        state: State = {}
-        for name, value in self.hypermodel.state_dict().items():
-            state[f"hypermodel/{name}"] = value.numpy().copy()
-        for name, value in self._target.state_dict().items():
-            state[f"target/{name}"] = value.numpy().copy()
-        for number, parameter in enumerate(self._parameters):
-            for name, value in self._optimizer.state.get(parameter, {}).items():
-                state[f"optimizer/{number}/{name}"] = value.numpy().copy()
-        scalars = {
-            "num_learner_steps": self.num_learner_steps,
-            "replay_rng": self._replay_rng.bit_generator.state,
-            "index_rng": self._index_rng.bit_generator.state,
-        }
+        state: State = {f"hypermodel/{name}": value for name, value in _arrays(self.hypermodel.state_dict()).items()}
+        step = self._step
+        step_state = step.rest_state() if isinstance(step, OneHotStep) else step.get_state(self._clock())
+        for kind, values in step_state._asdict().items():
+            state |= {f"{kind}/{name}": value for name, value in _arrays(values).items()}
+        if isinstance(step, OneHotStep):
+            tables = {name: getattr(step.table, name) for name in RowTable.names}
+            state |= {f"rows/{name}": value for name, value in _arrays(tables).items()}
+        scalars = {"num_learner_steps": self.num_learner_steps, "draws": self._stream.get_state()}
         state["scalars"] = np.frombuffer(json.dumps(scalars).encode(), np.uint8)
         return state
 
     def set_state(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Take on a state that a learner of the same spec and config returned."""
-        self.hypermodel.load_state_dict(_under(state, "hypermodel/"))
-        self._target.load_state_dict(_under(state, "target/"))
-        for number, parameter in enumerate(self._parameters):
-            moments_of_parameter = _under(state, f"optimizer/{number}/")
-            if moments_of_parameter:
-                self._optimizer.state[parameter] = moments_of_parameter
+        self._hypermodel.load_state_dict(_under(state, "hypermodel/"))
         scalars = json.loads(state["scalars"].tobytes())
         self.num_learner_steps = scalars["num_learner_steps"]
-        self._replay_rng.bit_generator.state = scalars["replay_rng"]
-        self._index_rng.bit_generator.state = scalars["index_rng"]
+        self._stream.set_state(scalars["draws"])
+        learned = StepState(*(_under(state, f"{kind}/") for kind in StepState._fields))
+        tables = _under(state, "rows/")
+        step = self._make_step(is_one_hot=bool(tables))
+        if isinstance(step, OneHotStep):
+            step.set_rest_state(learned)
+            for name, value in tables.items():
+                getattr(step.table, name).copy_(value)
+        else:
+            step.set_state(learned, self._clock())
+        self._take_up(step)
 
-    def _gradient_penalty(self, mean_value: Tensor) -> Tensor | float:
-        """Return c * sum over weights w of |dq/dw|^2, q the mean value of the actions taken (ALGORITHM 3.3)."""
-        if not self.config.gradient_penalty:
-            return 0.0
-        gradients = torch.autograd.grad(mean_value, self._parameters, create_graph=True, allow_unused=True)
-        squares = [(gradient**2).sum() for gradient in gradients if gradient is not None]
-        return self.config.gradient_penalty * torch.stack(squares).sum()
+    def _coefficients_at(self, position: int) -> Float32s:
+        assert self._actor is not None
+        assert self._prior_table is not None
+        nodes = self._drift_nodes.at(self.num_learner_steps).numpy()
+        learnable = self._actor.coefficients(position, self.num_learner_steps, nodes)
+        coefficients: Float32s = learnable + self._prior_table.answers(np.array([position]))[0]
+        return coefficients
 
-    @torch.no_grad()
-    def _targets(self, transitions: Transitions, draws: Draws) -> Tensor:
-        """Return the targets [B, J]; where no value follows, as for one-shot agents, no network is asked."""
-        if not transitions.discounts_t.any():
-            return transitions.rewards_t.unsqueeze(-1)
-        answers_t = Answers(
-            self.hypermodel.learnable.encode(transitions.observations_t),
-            self._target.encode(transitions.observations_t),
-        )
-        return self._td_loss.targets(answers_t, self._target, transitions, draws)
+    def _clock(self) -> Clock:
+        """Return the time before the next learner step."""
+        time, config = self.num_learner_steps, self.config
+        copied = time - time % config.target_update_period
+        nodes = [self._drift_nodes.at(when) for when in (time, time + 1, copied)]
+        corrections = bias_corrections(time + 1, config.learning_rate)
+        return Clock(torch.tensor([time, copied]), corrections, torch.stack(nodes))
 
-    def _descend(self, loss: Tensor) -> Tensor:
-        self._optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        gradient_norm = torch.nn.utils.clip_grad_norm_(self._parameters, self.config.max_gradient_norm)
-        self._optimizer.step()
-        return gradient_norm
+    def _change_step(self) -> None:
+        """Go on with the other form of the step: the buffer's observations are all one-hot, or no longer are."""
+        clock = self._clock()
+        state = self._step.get_state(clock)
+        step = self._make_step(is_one_hot=not self._step.is_one_hot)
+        if isinstance(self._step, OneHotStep):
+            self._step.publish(clock)
+        step.set_state(state, clock)
+        self._take_up(step)
 
-    @torch.no_grad()
-    def _update_target(self) -> None:
-        for target, online in zip(self._target.parameters(), self._parameters, strict=True):
-            target.copy_(online)
+    def _make_step(self, *, is_one_hot: bool) -> DenseStep | OneHotStep:
+        kind = OneHotStep if is_one_hot else DenseStep
+        return kind(self._hypermodel.learnable, self._td_loss, self.config)
+
+    def _take_up(self, step: DenseStep | OneHotStep) -> None:
+        self._published_at = -1
+        self._step = step
+        self._run = StepCompiler(step, self.config.compile)
+        self._actor = OneHotActor(step) if isinstance(step, OneHotStep) else None
+
+
+def values_of(coefficients: Float32s, indices: Float32s) -> Float32s:
+    """Return q = m + v . z: float32 [N, K, A] from coefficients [N, A, M + 1] and indices [N, K, M]."""
+    values: Float32s = coefficients[:, np.newaxis, :, 0] + indices @ coefficients[..., 1:].swapaxes(1, 2)
+    return values
+
+
+def _arrays(tensors: Mapping[str, Tensor]) -> State:
+    return {name: tensor.detach().numpy().copy() for name, tensor in tensors.items()}
 
 
 def _under(state: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, Tensor]:

@@ -3,9 +3,10 @@
 The rules:
 
 1. Observations lie in a ring of their own. Consecutive transitions of an episode share theirs: the next observation of
-   one is the observation of a later one, stored once. Consecutive stacks of frames share their frames.
+   one is the observation of a later one, stored once. Consecutive stacks of frames share their frames. While all
+   observations are one-hot, and the learner has a use for it, only their positions are stored.
 2. What the prior says without the index (its coefficients, where it is affine) is computed once per observation, when
-   it is stored, in batches; updates never run that part of it.
+   it is stored, in batches (once per position of one-hot ones); updates never run that part of it.
 3. A transition may use what was stored up to `_window` slots before it, so it is good until the ring has moved on by
    the ring's size less the window. The oldest transitions leave first.
 4. What is stored depends on the transitions and on how they were grouped into calls, and on nothing else. Perturbation
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 
 from hyperact.trainer.n_step import NStepTransition
 from hyperact.trainer.observations import ObservationRing, Observations
+from hyperact.trainer.positions import NotOneHotError, PositionRing, PriorTable
 from hyperact.v1.indices import GAUSSIAN, UNIT_SPHERE, Float32s, derive_mask, derive_perturbation
 from hyperact.v1.model_pb2 import ModelSpec
 
@@ -38,14 +40,14 @@ _PlaceKey = tuple[str, str, int, int]  # session, run, episode, number
 class Batch(NamedTuple):
     """Transitions drawn from the replay buffer."""
 
-    observations_tm1: Observations  # the spec's dtype [B, *shape]
+    observations_tm1: Observations  # the spec's dtype [B, *shape]; int64 [B] where only positions are kept
     actions_tm1: NDArray[np.int64]  # [B]
     prior_tm1: Float32s  # [B, A, M + 1], or whatever the prior says without the index
     perturbations_tm1: Float32s  # [B, M]
     masks_tm1: Float32s  # [B, M], 1 for each member of an ensemble that learns from the transition, else 0
     rewards_t: Float32s  # [B], discounted sums
     discounts_t: Float32s  # [B]
-    observations_t: Observations  # the spec's dtype [B, *shape]
+    observations_t: Observations  # as observations_tm1
     prior_t: Float32s  # as prior_tm1
     is_allowed_t: NDArray[np.bool_]  # [B, A]
 
@@ -63,6 +65,7 @@ class Replay:
         prior_shape: tuple[int, ...] | None = None,
         has_gaussian_perturbations: bool = False,
         mask_probability: float = 1.0,
+        prior_table: PriorTable | None = None,
     ) -> None:
         """Make room for `capacity` transitions.
 
@@ -74,9 +77,13 @@ class Replay:
             prior_shape: None: that of coefficients, [A, M + 1].
             has_gaussian_perturbations: standard normal ones, else on the unit sphere.
             mask_probability: the chance that a member of an ensemble learns from a transition.
+            prior_table: the prior's answers by position, if one-hot observations may be kept as positions.
         """
         num_actions, index_dim = spec.action.discrete.num_actions, spec.index_dim
+        self._spec = spec
         self._prior = prior
+        self._prior_table = prior_table
+        self._num_stacked = num_stacked
         self._perturbation_distribution = GAUSSIAN if has_gaussian_perturbations else UNIT_SPHERE
         self._mask_probability = mask_probability
         self._num_actions = num_actions
@@ -84,7 +91,11 @@ class Replay:
         self._capacity = capacity
         self._window = max(chunk_size, capacity // 8, 8 * num_stacked)
         self._ring = capacity + self._window + 2 * chunk_size * num_stacked
-        self._observations = ObservationRing(spec, self._ring, self._window, num_stacked)
+        self._observations: ObservationRing | PositionRing
+        if prior_table is not None and num_stacked == 1:
+            self._observations = PositionRing(spec, self._ring, self._window)
+        else:
+            self._observations = self._make_whole_ring()
         # By the numbers of observations. Zeros take memory only when they are written.
         self._prior_answers = np.zeros((self._ring, *(prior_shape or (num_actions, index_dim + 1))), np.float32)
         self._places: OrderedDict[_PlaceKey, int] = OrderedDict()
@@ -107,6 +118,11 @@ class Replay:
         return self._end - self._begin
 
     @property
+    def is_one_hot(self) -> bool:
+        """Whether all observations so far were one-hot, only their positions are kept, and batches hold those."""
+        return isinstance(self._observations, PositionRing)
+
+    @property
     def num_added(self) -> int:
         """How many transitions were ever added."""
         return self._end
@@ -120,17 +136,25 @@ class Replay:
 
     def sample(self, rng: np.random.Generator, batch_size: int) -> Batch:
         """Draw a batch. ValueError if there is nothing to draw."""
-        rows = rng.integers(self._begin, self._end, size=batch_size) % self._capacity
+        return self.take(rng.random(batch_size))
+
+    def take(self, uniforms: NDArray[np.float64]) -> Batch:
+        """Return the transitions that uniforms in [0, 1) choose. ValueError if there is nothing to choose from."""
+        if not len(self):
+            raise ValueError("the replay buffer is empty")
+        rows = (self._begin + (uniforms * len(self)).astype(np.int64)) % self._capacity
         numbers, next_numbers = self._observation_of[rows], self._next_observation_of[rows]
+        kept = self._observations
+        take = kept.positions if isinstance(kept, PositionRing) else kept.take
         return Batch(
-            observations_tm1=self._observations.take(numbers),
+            observations_tm1=take(numbers),
             actions_tm1=self._actions[rows],
             prior_tm1=self._prior_answers[numbers % self._ring],
             perturbations_tm1=self._perturbations[rows],
             masks_tm1=self._masks[rows],
             rewards_t=self._rewards[rows],
             discounts_t=self._discounts[rows],
-            observations_t=self._observations.take(next_numbers),
+            observations_t=take(next_numbers),
             prior_t=self._prior_answers[next_numbers % self._ring],
             is_allowed_t=self._is_allowed[rows],
         )
@@ -160,6 +184,8 @@ class Replay:
         for name, array in self._transition_arrays().items():
             values = state[f"transitions/{name}"]
             array[: len(values)] = values
+        if self.is_one_hot and "observations/positions" not in state:
+            self._observations = self._make_whole_ring()
         prefix = "observations/"
         self._observations.set_state(
             {name.removeprefix(prefix): array for name, array in state.items() if name.startswith(prefix)}
@@ -218,15 +244,35 @@ class Replay:
         return number
 
     def _store(self, observation: Observations, before: int | None) -> int:
-        number = self._observations.store(observation, before)
+        try:
+            number = self._observations.store(observation, before)
+        except NotOneHotError:
+            self._keep_whole()
+            number = self._observations.store(observation, before)
         self._unasked.append(number)
         return number
 
     def _ask_prior(self) -> None:
         if self._unasked:
             numbers = np.array(self._unasked, np.int64)
-            self._prior_answers[numbers % self._ring] = self._prior(self._observations.take(numbers))
+            self._prior_answers[numbers % self._ring] = self._ask(numbers)
             self._unasked.clear()
+
+    def _ask(self, numbers: NDArray[np.int64]) -> Float32s:
+        if isinstance(self._observations, PositionRing) and self._prior_table is not None:
+            return self._prior_table.answers(self._observations.positions(numbers))
+        return self._prior(self._observations.take(numbers))
+
+    def _make_whole_ring(self) -> ObservationRing:
+        return ObservationRing(self._spec, self._ring, self._window, self._num_stacked)
+
+    def _keep_whole(self) -> None:
+        """Go on with whole observations, under the same numbers."""
+        positions, self._observations = self._observations, self._make_whole_ring()
+        first = max(0, positions.num_slots - self._ring)
+        self._observations.num_slots = first
+        for number in range(first, positions.num_slots):
+            self._observations.store(positions.take(np.array([number]))[0])
 
 
 def _mask(action_mask: bytes, num_actions: int) -> NDArray[np.bool_]:

@@ -3,6 +3,7 @@
 Letters: B transitions, A num_actions, M index_dim, K indices of the loss and J of the target per transition.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -10,12 +11,14 @@ import torch
 from torch import Tensor
 
 from hyperact.trainer.config import LearnerConfig
-from hyperact.trainer.heads.summand import Summand
 from hyperact.trainer.hypermodel import Hypermodel
 from hyperact.trainer.losses import bootstrapped_target, expected_td_loss, optimistic_values, sampled_td_loss
 from hyperact.trainer.reference_distributions import draw_indices, is_discrete, moments
 from hyperact.v1.indices import ONE_HOT, Float32s, index_bank
 from hyperact.v1.model_pb2 import GraphKind, ModelSpec
+
+# What a network makes of the observations at hand: indices [B, K, M] to values [B, K, A], None to coefficients.
+Answer = Callable[[Tensor | None], Tensor]
 
 
 class Transitions(NamedTuple):
@@ -34,15 +37,16 @@ class Transitions(NamedTuple):
 
 
 class DrawnArrays(NamedTuple):
-    """The random numbers of one update."""
+    """The random numbers of some updates [U]."""
 
+    rows: "np.ndarray[tuple[int, ...], np.dtype[np.float64]]"
     indices_tm1: Float32s
     indices_t: Float32s
     tie_breaks_t: Float32s
 
 
 class Draws(NamedTuple):
-    """The same as tensors.
+    """The random numbers of one update.
 
     indices_tm1 float32 [B, K, M] of the loss (K is 0 for the closed form); indices_t [B, J, M] of the targets (J is 0
     if they are the loss's); tie_breaks_t in (0, 1) [B, A].
@@ -51,13 +55,6 @@ class Draws(NamedTuple):
     indices_tm1: Tensor
     indices_t: Tensor
     tie_breaks_t: Tensor
-
-
-class Answers(NamedTuple):
-    """What the online and the target network say of the next observations without an index."""
-
-    online: Tensor
-    target: Tensor
 
 
 class Estimate(NamedTuple):
@@ -76,26 +73,26 @@ class TdLoss:
         _check(spec, config, hypermodel)
         self._spec = spec
         self._config = config
+        self._num_actions = spec.action.discrete.num_actions
         self._learnable = hypermodel.learnable
         self._prior = hypermodel.prior
         self._moments = moments(spec.index_dim, spec.reference_distribution)
         self._optimism = config.optimism if config.optimism.is_in_targets else None
 
-    def draw(self, rng: np.random.Generator, batch_size: int) -> DrawnArrays:
-        """Draw what one update needs."""
-        tm1 = self._draw_loss_indices(rng, batch_size)
-        t = self._draw_target_indices(rng, batch_size)
-        num_actions = self._spec.action.discrete.num_actions
-        return DrawnArrays(tm1, t, rng.random((batch_size, num_actions), dtype=np.float32))
+    def draw(self, rng: np.random.Generator, num_updates: int) -> DrawnArrays:
+        """Draw what some updates need."""
+        batch_size = self._config.batch_size
+        rows = rng.random((num_updates, batch_size))
+        tm1 = self._draw_loss_indices(rng, num_updates)
+        t = self._draw_target_indices(rng, num_updates)
+        return DrawnArrays(rows, tm1, t, rng.random((num_updates, batch_size, self._num_actions), dtype=np.float32))
 
-    def targets(self, answers: Answers, target_network: Summand, transitions: Transitions, draws: Draws) -> Tensor:
-        """Return the targets [B, J]."""
+    def targets(self, online_t: Answer, target_t: Answer, transitions: Transitions, draws: Draws) -> Tensor:
+        """Return the targets [B, J], from what both networks make of the next observations."""
         indices = draws.indices_t if draws.indices_t.shape[1] else draws.indices_tm1
         prior = self._prior.values(transitions.prior_t, indices)
-        valuer = self._spread(target_network.values(answers.target, indices) + prior)
-        chooser = valuer
-        if self._config.is_double:
-            chooser = self._spread(self._learnable.values(answers.online, indices) + prior)
+        valuer = self._over_indices(target_t(indices) + prior)
+        chooser = self._over_indices(online_t(indices) + prior) if self._config.is_double else valuer
         return bootstrapped_target(
             transitions.rewards_t,
             transitions.discounts_t,
@@ -105,12 +102,12 @@ class TdLoss:
             draws.tie_breaks_t,
         )
 
-    def estimate(self, encoded_tm1: Tensor, targets: Tensor, transitions: Transitions, draws: Draws) -> Estimate:
-        """Return the losses, from what the online network says of the first observations without an index."""
+    def estimate(self, online_tm1: Answer, targets: Tensor, transitions: Transitions, draws: Draws) -> Estimate:
+        """Return the losses, from what the online network makes of the first observations."""
         if self._config.loss == "expected":
-            return self._expected(encoded_tm1, targets, transitions)
+            return self._expected(online_tm1, targets, transitions)
         indices = draws.indices_tm1
-        values = self._learnable.values(encoded_tm1, indices) + self._prior.values(transitions.prior_tm1, indices)
+        values = online_tm1(indices) + self._prior.values(transitions.prior_tm1, indices)
         taken = transitions.actions_tm1.reshape(-1, 1, 1).expand(-1, indices.shape[1], 1)
         values_tm1 = values.gather(-1, taken).squeeze(-1)
         masks = transitions.masks_tm1 if self._config.mask_probability < 1 else None
@@ -119,14 +116,14 @@ class TdLoss:
         )
         return Estimate(losses, values_tm1.mean(), values_tm1.std(-1, correction=0).mean())
 
-    def penalty(self, num_transitions: int) -> Tensor | float:
+    def penalty(self, num_transitions: Tensor) -> Tensor | float:
         """Return beta / |D| times the mean square of generated weights (ALGORITHM 2.3)."""
         if not self._config.regularisation:
             return 0.0
         return self._config.regularisation / num_transitions * self._learnable.generated_square(self._moments)
 
-    def _expected(self, encoded_tm1: Tensor, targets: Tensor, transitions: Transitions) -> Estimate:
-        coefficients = encoded_tm1 + transitions.prior_tm1
+    def _expected(self, online_tm1: Answer, targets: Tensor, transitions: Transitions) -> Estimate:
+        coefficients = online_tm1(None) + transitions.prior_tm1
         taken = coefficients[torch.arange(len(coefficients)), transitions.actions_tm1]
         mean, loadings = taken[:, 0], taken[:, 1:]
         losses = expected_td_loss(
@@ -139,30 +136,37 @@ class TdLoss:
         )
         return Estimate(losses, mean.mean(), loadings.norm(dim=1).mean())
 
-    def _draw_loss_indices(self, rng: np.random.Generator, batch_size: int) -> Float32s:
-        index_dim, distribution = self._spec.index_dim, self._spec.reference_distribution
+    def _draw_loss_indices(self, rng: np.random.Generator, num_updates: int) -> Float32s:
+        """Return the loss's indices: float32 [U, B, K, M]."""
         if self._config.loss == "expected":
-            return np.zeros((batch_size, 0, index_dim), np.float32)
+            return self._draw(rng, num_updates, 0)
         if self._config.loss == "enumerated":
-            bank = index_bank(index_dim, distribution)
-            return np.repeat(bank[np.newaxis], batch_size, axis=0)
-        num_indices, num_sets = self._config.num_indices, 1 if self._config.shares_indices else batch_size
-        drawn = draw_indices(rng, num_sets * num_indices, index_dim, distribution)
-        sets = drawn.reshape(num_sets, num_indices, index_dim)
-        return np.repeat(sets, batch_size // num_sets, axis=0)
+            return self._bank(num_updates)
+        if self._config.shares_indices:
+            shared = self._draw(rng, num_updates, self._config.num_indices, num_sets=1)
+            return np.repeat(shared, self._config.batch_size, axis=1)
+        return self._draw(rng, num_updates, self._config.num_indices)
 
-    def _draw_target_indices(self, rng: np.random.Generator, batch_size: int) -> Float32s:
-        """Return the targets' own indices; none if they are under the loss's."""
-        index_dim, distribution = self._spec.index_dim, self._spec.reference_distribution
+    def _draw_target_indices(self, rng: np.random.Generator, num_updates: int) -> Float32s:
+        """Return the targets' own indices, float32 [U, B, J, M]; none if they are under the loss's."""
         if self._optimism and self._optimism.num_indices == 0:
-            return np.repeat(index_bank(index_dim, distribution)[np.newaxis], batch_size, axis=0)
+            return self._bank(num_updates)
         num_indices = self._optimism.num_indices if self._optimism else 1
-        if self._config.target_index == "dependent" and num_indices == 1:
-            return np.zeros((batch_size, 0, index_dim), np.float32)
-        drawn = draw_indices(rng, batch_size * num_indices, index_dim, distribution)
-        return drawn.reshape(batch_size, num_indices, index_dim)
+        is_dependent = self._config.target_index == "dependent" and num_indices == 1
+        return self._draw(rng, num_updates, 0 if is_dependent else num_indices)
 
-    def _spread(self, values: Tensor) -> Tensor:
+    def _draw(
+        self, rng: np.random.Generator, num_updates: int, num_indices: int, num_sets: int | None = None
+    ) -> Float32s:
+        index_dim, distribution = self._spec.index_dim, self._spec.reference_distribution
+        shape = (num_updates, num_sets or self._config.batch_size, num_indices)
+        return draw_indices(rng, int(np.prod(shape)), index_dim, distribution).reshape(*shape, index_dim)
+
+    def _bank(self, num_updates: int) -> Float32s:
+        bank = index_bank(self._spec.index_dim, self._spec.reference_distribution)
+        return np.tile(bank, (num_updates, self._config.batch_size, 1, 1))
+
+    def _over_indices(self, values: Tensor) -> Tensor:
         """Return values [B, J, A] as they are, or with optimism their quantile over indices [B, 1, A]."""
         if self._optimism and self._optimism.num_indices != 1:
             return optimistic_values(values, self._optimism.quantile)
