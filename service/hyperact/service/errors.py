@@ -89,6 +89,12 @@ class OutOfRangeError(DecisionError):
     default_reason = "OUT_OF_RANGE"
 
 
+class GivenUpError(DecisionError):
+    """The caller cancelled, or its deadline passed; nobody reads this. gRPC: CANCELLED."""
+
+    default_reason = "GIVEN_UP"
+
+
 class VersionRefusedError(Exception):
     """A registered version that cannot be served, and why.
 

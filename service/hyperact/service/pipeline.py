@@ -2,8 +2,9 @@
 
 The rules:
 
-1. A row belongs to its batch, not to its caller. A caller that gives up takes nothing with it: the row is decided,
-   logged and remembered, so that its retry finds the answer.
+1. A row whose callers have all given up, by cancelling or by a deadline, leaves its batch before it is decided, and
+   its session stays where it was. From then on it belongs to the batch: it is decided, logged and remembered, so that
+   a retry finds the answer.
 2. A step is answered, and its session moves on, when the log's append has returned. While a batch is being logged the
    next one is being decided.
 3. Whatever fails, every row is answered, and a row that was not logged leaves its session where it was.
@@ -23,7 +24,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from hyperact.service import requests, tokens
 from hyperact.service.batching import Batcher
-from hyperact.service.errors import DecisionError, PreconditionError, UnavailableError
+from hyperact.service.errors import DecisionError, GivenUpError, PreconditionError, UnavailableError
 from hyperact.service.keys import Keys
 from hyperact.service.lanes import Decided, Lane
 from hyperact.service.limits import Limits
@@ -194,6 +195,9 @@ class Pipeline:
     async def _run(self, lane: Lane, batcher: Batcher[Row], rows: list[Row]) -> None:
         begun = time.monotonic()
         try:
+            rows = self._drop_unwanted(rows)
+            if not rows:
+                return
             if self._threads is None or not lane.version:
                 decided = lane.decide(rows)
             else:
@@ -201,6 +205,14 @@ class Pipeline:
             await self._finish(lane, rows, decided, begun)
         finally:
             batcher.finished()
+
+    def _drop_unwanted(self, rows: list[Row]) -> list[Row]:
+        """Return the rows that somebody waits for; work for nobody would keep those waiting who do."""
+        unwanted = [row for row in rows if not row.is_wanted]
+        if not unwanted:
+            return rows
+        self._fail(unwanted, GivenUpError("the caller gave up before the step was decided"))
+        return [row for row in rows if row.waiting]
 
     async def _finish(self, lane: Lane, rows: list[Row], decided: list[Decided | DecisionError], begun: float) -> None:
         """Log a decided batch and answer its rows."""

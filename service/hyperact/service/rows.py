@@ -25,11 +25,16 @@ def _no_indices() -> Float32s:
 
 
 class Answers:
-    """The answers of one call, as they come in."""
+    """The answers of one call, as they come in.
 
-    __slots__ = ("_future", "_num_missing", "results")
+    Attributes:
+        is_wanted: whether the call still waits: it was not cancelled, and its deadline has not passed.
+    """
+
+    __slots__ = ("_future", "_num_missing", "is_wanted", "results")
 
     def __init__(self, num_requests: int) -> None:
+        self.is_wanted = True
         self.results: list[Answer | None] = [None] * num_requests
         self._num_missing = num_requests
         self._future: asyncio.Future[None] | None = None
@@ -45,7 +50,11 @@ class Answers:
         """Return the answers, in order, when they are complete."""
         if self._num_missing:
             self._future = asyncio.get_running_loop().create_future()
-            await self._future
+            try:
+                await self._future
+            except asyncio.CancelledError:
+                self.is_wanted = False
+                raise
         return [answer for answer in self.results if answer is not None]
 
 
@@ -79,3 +88,8 @@ class Row:
     segment: int = 0
     is_repinned: bool = False
     span: Any = None
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether anybody still waits for the answer."""
+        return any(answers.is_wanted for answers, _ in self.waiting)

@@ -21,6 +21,7 @@ _code_of_error: dict[type[errors.DecisionError], grpc.StatusCode] = {
     errors.UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
     errors.DeniedError: grpc.StatusCode.PERMISSION_DENIED,
     errors.OutOfRangeError: grpc.StatusCode.OUT_OF_RANGE,
+    errors.GivenUpError: grpc.StatusCode.CANCELLED,
 }
 
 
