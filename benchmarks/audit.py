@@ -25,7 +25,7 @@ import gymnasium
 from rich.console import Console
 
 from hyperact.clients.connection import Connection
-from hyperact.clients.demo import free_address
+from hyperact.clients.demo.stage import free_address
 from hyperact.clients.retries import Retries
 from hyperact.clients.session_memory import Decision
 from hyperact.clients.sessions import VectorSession

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperact.clients.demo_bandit import geometric_schedule, index_dim
+from hyperact.clients.demo.bandit import geometric_schedule, index_dim
 from hyperact.clients.labels import Labels, environment_id
 from hyperact.clients.late_rewards import LateRewards
 

@@ -28,7 +28,9 @@ from rich.table import Table
 
 from hyperact.clients.children import Children
 from hyperact.clients.connection import Connection
-from hyperact.clients.demo import DemoSettings, commands, free_address, model_name, wait_until_ready
+from hyperact.clients.demo.deep_sea import commands
+from hyperact.clients.demo.sea import DemoSettings, model_name
+from hyperact.clients.demo.stage import free_address, wait_until_ready
 from hyperact.v1.steps import to_key
 
 HYPERACT = [sys.executable, "-m", "hyperact.command_line"]

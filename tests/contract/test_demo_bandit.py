@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hyperact.clients.connection import Connection
-from hyperact.clients.demo_bandit import geometric_schedule
+from hyperact.clients.demo.bandit import geometric_schedule
 from hyperact.v1.steps import to_key
 from toy_processes import limit_seconds, running, wait_for_text
 

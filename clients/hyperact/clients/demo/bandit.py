@@ -27,7 +27,7 @@ from hyperact.clients.bandit import BanditStep
 from hyperact.clients.bandit_report import plot_regret, regret_table, write_regret
 from hyperact.clients.children import ChildError, Children
 from hyperact.clients.connection import Connection
-from hyperact.clients.demo import DemoError, end_on_signal, free_address, poll_seconds, wait_until_ready
+from hyperact.clients.demo.stage import DemoError, end_on_signal, free_address, poll_seconds, wait_until_ready
 from hyperact.clients.errors import ClientError
 from hyperact.clients.labels import environment_id
 from hyperact.clients.play_bandit import StreamSettings, follow, steps_of

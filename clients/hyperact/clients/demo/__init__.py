@@ -1,0 +1,1 @@
+"""`hyperact demo`: the whole loop on one machine, of DeepSea or of a contextual bandit."""
