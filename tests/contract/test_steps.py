@@ -4,8 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hyperact.v1.decision_pb2 import StepId
 from hyperact.v1.errors import FieldError
 from hyperact.v1.steps import (
+    RunNames,
     StepKey,
     check_run,
     check_session,
@@ -123,3 +125,12 @@ class TestChosenNames:
         assert sorted(runs) == runs
         for run in runs:
             check_run(run)
+
+
+@given(keys)
+def test_a_run_s_names_are_those_of_its_steps(key: StepKey) -> None:
+    """What is encoded once for a run gives each step the name and digest that it has alone."""
+    names = RunNames(*key[:3])
+
+    assert key.to_message() == StepId.FromString(names.message(key.episode, key.number))
+    assert step_digest(key) == names.digest(key.episode, key.number)

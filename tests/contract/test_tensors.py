@@ -152,6 +152,37 @@ class TestChecker:
             TensorChecker(spec)
 
 
+class TestManyTogether:
+    """The values of many observations are looked at in one go."""
+
+    def test_one_bad_value_among_many_is_found(self) -> None:
+        """Whatever stands before and after it."""
+        bounded = checker(minimum=0.0, maximum=1.0)
+        good, bad = to_tensor(np.zeros(2, np.float32)), to_tensor(np.array([0.5, 2.0], np.float32))
+
+        bounded.check_values(bounded.to_bytes(good) * 3)
+        with pytest.raises(FieldError):
+            bounded.check_values(bounded.to_bytes(good) + bounded.to_bytes(bad) + bounded.to_bytes(good))
+
+    @pytest.mark.parametrize(
+        ("dtype", "minimum", "maximum", "is_any_good"),
+        [
+            (np.uint8, None, None, True),
+            (np.uint8, 0.0, 255.0, True),
+            (np.uint8, 1.0, None, False),
+            (np.uint8, None, 254.0, False),
+            (np.int8, 0.0, None, False),
+            (np.bool_, None, None, False),
+            (np.float32, None, None, False),
+        ],
+    )
+    def test_values_that_cannot_be_wrong_are_not_looked_at(
+        self, dtype: Any, minimum: float | None, maximum: float | None, is_any_good: bool
+    ) -> None:
+        """Images of bytes cost nothing; everything that has a wrong value is looked at."""
+        assert is_any_good == checker(dtype, (2,), minimum, maximum).is_any_value_good
+
+
 def test_an_error_can_be_seen_from_the_message_above() -> None:
     """The service names the field from the top of the request."""
     error = FieldError("shape", "expected [2], got [3]", "WRONG_SHAPE").under("observation").under("requests[4]")

@@ -20,6 +20,7 @@ from hyperact.service.sessions import (
     to_cursor,
 )
 from hyperact.v1.decision_pb2 import SessionState
+from hyperact.v1.steps import StepKey
 
 KEY = SessionKey("model", "agent")
 EPISODIC = Rhythm(b"k" * 16)
@@ -55,11 +56,11 @@ class Desk:
         assert flight.is_new
         return flight
 
-    def finish(self, flight: Flight, version: str = "1", answer: object = "") -> Cursor:
+    def finish(self, flight: Flight, version: str = "1", answer: object = "", token: bytes = b"") -> Cursor:
         """Decide and log a step."""
         after = cursor_after(flight.step, version, 1, 0, self.rhythm)
         self.sessions.assign(flight, version)
-        self.sessions.commit(flight, after, answer)
+        self.sessions.commit(flight, after, answer, token)
         return after
 
     def act(self, key: SessionKey = KEY, now: float = 0.0, version: str = "1", **asked: Any) -> Cursor:
@@ -287,6 +288,36 @@ class TestOneShot:
         assert [0, 1, 2] == [flight.step.episode for flight in flights]
 
 
+class TestTokensKnownHere:
+    def test_the_last_token_is_recognised_and_no_other(self) -> None:
+        """What this replica signed last for a session it need not verify again."""
+        desk = Desk()
+        after = desk.finish(desk.begin(), token=b"first")
+
+        assert after == desk.sessions.recognise(KEY, b"first")
+        assert desk.sessions.recognise(KEY, b"other") is None
+        assert desk.sessions.recognise(SessionKey("model", "other"), b"first") is None
+
+        desk.finish(desk.begin(cursor=after), token=b"second")
+        assert desk.sessions.recognise(KEY, b"first") is None
+
+    def test_a_token_means_what_it_meant_after_a_report(self) -> None:
+        """A report that ended the episode moves the session and changes no token."""
+        desk = Desk()
+        after = desk.finish(desk.begin(), token=b"first")
+        settled = desk.sessions.commit_report(KEY, StepKey(*KEY, after.run, 0, 0), after, EPISODIC, 0.0)
+
+        assert after == desk.sessions.recognise(KEY, b"first")
+        assert settled == desk.sessions.cursor(KEY) != after
+
+    def test_a_session_without_tokens_recognises_none(self) -> None:
+        """An empty token is no token."""
+        desk = Desk()
+        desk.finish(desk.begin())
+
+        assert desk.sessions.recognise(KEY, b"") is None
+
+
 def test_a_cursor_survives_its_token() -> None:
     """What the client carries is what the service knew."""
     for cursor in (
@@ -334,6 +365,8 @@ class AgentAndReplicas(RuleBasedStateMachine):
         """Ask for a step with some token, perhaps an old one; the observation is a function of the place."""
         cursor, run = token
         desk = self.replicas[replica]
+        if cursor is not None:  # as the data plane does with the last token that it signed
+            cursor = desk.sessions.recognise(KEY, repr(cursor).encode()) or cursor
         has_outcome = cursor is not None and cursor.last is not None and not cursor.is_last_settled
         is_end = is_end and has_outcome
         place = (0, 0) if cursor is None else (cursor.episode + 1, 0) if is_end else cursor.place
@@ -352,7 +385,8 @@ class AgentAndReplicas(RuleBasedStateMachine):
         if is_failing:
             desk.sessions.abandon(found)
             return token
-        after = desk.finish(found, answer=cursor_after(found.step, "1", 1, 0, EPISODIC))
+        after = cursor_after(found.step, "1", 1, 0, EPISODIC)
+        desk.finish(found, answer=after, token=repr(after).encode())
         assert self.log.setdefault((run, *place), hash(place)) == hash(place)
         for _ in range(num_retries):
             again = desk.sessions.begin(KEY, asked, EPISODIC, 0.0)

@@ -11,6 +11,7 @@ from urllib.parse import quote, unquote
 
 from hyperact.v1.decision_pb2 import StepId
 from hyperact.v1.errors import FieldError
+from hyperact.v1.wire import varint
 
 max_session_bytes = 256
 max_report_id_length = 64
@@ -36,6 +37,24 @@ class StepKey(NamedTuple):
     def __str__(self) -> str:
         """Return the text form."""
         return "/".join(quote(str(part), safe=" !\"#$&'()*+,:;<=>?@[\\]^`{|}~") for part in self)
+
+
+class RunNames:
+    """What the names of the steps of one run have in common, encoded once."""
+
+    __slots__ = ("_head", "_ids")
+
+    def __init__(self, model: str, session: str, run: str) -> None:
+        self._head = StepId(model=model, session=session, run=run).SerializeToString()
+        self._ids = encode_ids(model, session, run)
+
+    def message(self, episode: int, number: int) -> bytes:
+        """Return the serialised StepId of a step."""
+        return b"".join((self._head, b"\x20", varint(episode), b"\x28", varint(number)))
+
+    def digest(self, episode: int, number: int) -> bytes:
+        """Return `step_digest` of a step."""
+        return _digest(self._ids + episode.to_bytes(8, "little") + number.to_bytes(8, "little"))
 
 
 def to_key(step_id: StepId) -> StepKey:
@@ -77,11 +96,17 @@ def encode_ids(*ids: str | int) -> bytes:
 
 def step_digest(key: StepKey) -> bytes:
     """Return 16 bytes that stand for the step's name (BLAKE2b, person "hyperact.step.id")."""
-    return hashlib.blake2b(encode_ids(*key), digest_size=16, person=b"hyperact.step.id").digest()
+    return _digest(encode_ids(*key))
+
+
+def _digest(ids: bytes) -> bytes:
+    return hashlib.blake2b(ids, digest_size=16, person=b"hyperact.step.id").digest()
 
 
 def check_session(session: str) -> None:
     """Raise FieldError unless `session` is 1 to 256 bytes of UTF-8 without control characters."""
+    if session.isascii() and session.isprintable() and 1 <= len(session) <= max_session_bytes:
+        return  # the usual case, told without a search
     num_bytes = len(session.encode())
     if not 1 <= num_bytes <= max_session_bytes:
         raise FieldError("session", f"expected 1 to {max_session_bytes} bytes, got {num_bytes}", "BAD_NAME")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from hyperact.v1.errors import FieldError
 from hyperact.v1.tensor_pb2 import DataType, Tensor, TensorSpec
+from hyperact.v1.wire import field_head
 
 type_of_name: dict[str, "DataType.ValueType"] = {
     name.removeprefix("DATA_TYPE_").lower(): value for name, value in DataType.items() if value
@@ -73,6 +74,10 @@ class TensorChecker:
     """Checks tensors against one specification; made once, used for every observation.
 
     Raises FieldError on construction if the specification itself is malformed.
+
+    Attributes:
+        is_any_value_good: whether there is nothing to check in the values: bytes without bounds, for example.
+        head: a serialised Tensor of this specification but for the elements' bytes, which come after it.
     """
 
     def __init__(self, spec: TensorSpec) -> None:
@@ -85,26 +90,46 @@ class TensorChecker:
         self._minimum = spec.minimum if spec.HasField("minimum") else None
         self._maximum = spec.maximum if spec.HasField("maximum") else None
         self._is_float = self.dtype.kind == "f"
+        form = Tensor(dtype=spec.dtype, shape=self.shape)
+        self.head = form.SerializeToString() + field_head(Tensor.DATA_FIELD_NUMBER, self.num_bytes)
+        self.is_any_value_good = _holds_only(self.dtype, self._minimum, self._maximum)
 
     def to_array(self, tensor: Tensor) -> NDArray[Any]:
         """Return the elements as a read-only view, or raise FieldError naming what is not as specified."""
+        data = self.to_bytes(tensor)
+        self.check_values(data)
+        return np.frombuffer(data, self.dtype).reshape(self.shape)
+
+    def to_bytes(self, tensor: Tensor) -> bytes:
+        """Return the elements' bytes if dtype, shape and byte count are as specified, whatever their values are."""
         if tensor.dtype != self._data_type:
             found = _dtype_of_type[tensor.dtype].name if tensor.dtype in _dtype_of_type else f"number {tensor.dtype}"
             raise FieldError("dtype", f"expected {self.dtype.name}, got {found}", "WRONG_DTYPE")
         if tuple(tensor.shape) != self.shape:
             raise FieldError("shape", f"expected {list(self.shape)}, got {list(tensor.shape)[:8]}", "WRONG_SHAPE")
-        if len(tensor.data) != self.num_bytes:
-            raise FieldError("data", f"expected {self.num_bytes} bytes, got {len(tensor.data)}", "WRONG_BYTE_COUNT")
-        array = np.frombuffer(tensor.data, self.dtype).reshape(self.shape)
-        self._check_values(array)
-        return array
+        data = tensor.data
+        if len(data) != self.num_bytes:
+            raise FieldError("data", f"expected {self.num_bytes} bytes, got {len(data)}", "WRONG_BYTE_COUNT")
+        return data
 
-    def _check_values(self, array: NDArray[Any]) -> None:
+    def check_values(self, data: bytes) -> None:
+        """Raise FieldError unless all values are as specified. The bytes may be those of many tensors, joined."""
+        if self.is_any_value_good:
+            return
+        array = np.frombuffer(data, np.uint8 if self.dtype.kind == "b" else self.dtype)
         if self._is_float and not np.isfinite(array).all():
             raise FieldError("data", "expected finite numbers, got NaN or infinity", "NOT_FINITE")
-        if self.dtype.kind == "b" and array.view(np.uint8).max() > 1:
-            raise FieldError("data", f"expected bytes 0 or 1, got {array.view(np.uint8).max()}", "OUT_OF_BOUNDS")
+        if self.dtype.kind == "b" and array.max() > 1:
+            raise FieldError("data", f"expected bytes 0 or 1, got {array.max()}", "OUT_OF_BOUNDS")
         if self._minimum is not None and array.min() < self._minimum:
             raise FieldError("data", f"expected at least {self._minimum}, got {array.min()}", "OUT_OF_BOUNDS")
         if self._maximum is not None and array.max() > self._maximum:
             raise FieldError("data", f"expected at most {self._maximum}, got {array.max()}", "OUT_OF_BOUNDS")
+
+
+def _holds_only(dtype: np.dtype[Any], minimum: float | None, maximum: float | None) -> bool:
+    """Tell whether an element type has no value outside of the bounds."""
+    if dtype.kind not in "iu":
+        return False
+    limits = np.iinfo(dtype)
+    return (minimum is None or minimum <= limits.min) and (maximum is None or maximum >= limits.max)

@@ -7,6 +7,7 @@ nothing changes, before the whole request is checked.
 import os
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from hyperact.service import requests, tokens
 from hyperact.service.callers import Caller, current_caller
@@ -16,6 +17,7 @@ from hyperact.service.lanes import Lane
 from hyperact.service.limits import Limits
 from hyperact.service.metrics import Metrics
 from hyperact.service.model_versions import ModelVersions
+from hyperact.service.open_lanes import OpenLane
 from hyperact.service.pipeline import Pipeline
 from hyperact.service.rows import Answer, Answers, Row
 from hyperact.service.sessions import Asked, Cursor, Replayed, SessionKey, Sessions, to_cursor
@@ -27,6 +29,27 @@ from hyperact.service.versions import Versions
 from hyperact.service.work import Work
 from hyperact.v1.decision_pb2 import ActRequest, ActResponse, GetSpecResponse, Report, ReportRequest, ReportResponse
 from hyperact.v1.steps import StepKey, make_run, to_key
+from hyperact.v1.tensor_pb2 import Tensor
+
+
+class Entrance(NamedTuple):
+    """Where the requests of a call enter that ask one model."""
+
+    versions: ModelVersions
+    serving: OpenLane
+    caller: Caller
+    now: float
+
+
+class Arrival(NamedTuple):
+    """A request that is read: its place in the call, and what of it was looked at."""
+
+    place: int
+    request: ActRequest
+    key: SessionKey
+    observation: Tensor
+    content: bytes
+    mask: bytes
 
 
 class DataPlane:
@@ -70,9 +93,7 @@ class DataPlane:
 
     async def act(self, request: ActRequest) -> ActResponse:
         """Decide one step. Raises DecisionError."""
-        answers = Answers(1)
-        self._admit(request, current_caller.get(), answers, 0)
-        (answer,) = await answers.all()
+        (answer,) = await self._admit([request])
         if isinstance(answer, DecisionError):
             raise answer
         return answer
@@ -85,18 +106,7 @@ class DataPlane:
         if not 1 <= len(batch) <= self._limits.max_batch:
             message = f"requests: expected 1 to {self._limits.max_batch}, got {len(batch)}"
             raise InvalidRequestError(message, reason="BAD_BATCH", field="requests")
-        answers = Answers(len(batch))
-        seen: set[SessionKey] = set()
-        caller = current_caller.get()
-        for place, request in enumerate(batch):
-            key = SessionKey(request.model or self._versions.default_model, request.session)
-            if key in seen:
-                message = "session: it stands in this batch already; the steps of one session come one after the other"
-                answers.put(place, InvalidRequestError(message, reason="DUPLICATE_SESSION", field="session"))
-                continue
-            seen.add(key)
-            self._admit(request, caller, answers, place)
-        return await answers.all()
+        return await self._admit(batch)
 
     async def report(self, request: ReportRequest) -> ReportResponse:
         """Record an outcome without a decision. Raises DecisionError."""
@@ -141,31 +151,89 @@ class DataPlane:
         """Give up what is still in work."""
         await self._pipeline.close()
 
-    # From the request to its row.
+    # From the requests of a call to their rows.
 
-    def _admit(self, request: ActRequest, caller: Caller, answers: Answers, place: int) -> None:
-        """Answer a request, or put its row on the way."""
-        name = request.model or self._versions.default_model
-        try:
-            caller.check_requests()
-            self._work.check()
-            self._enter(request, caller, self._versions[name], answers, place)
-        except DecisionError as error:
-            self._metrics.decision_child(self._label(name), "", code_of(error).name).inc()
+    async def _admit(self, batch: Sequence[ActRequest]) -> list[Answer]:
+        """Answer the requests of a call, each by itself."""
+        answers = Answers(len(batch))
+        caller = current_caller.get()
+        now = time.monotonic()
+        for name, places in self._by_model(batch, answers).items():
+            try:
+                caller.check_requests()
+                self._work.check()
+                versions = self._versions[name]
+            except DecisionError as error:
+                self._refuse(name, answers, places, error)
+                continue
+            entrance = Entrance(versions, self._pipeline.lanes.open(versions, versions.serving), caller, now)
+            for arrival in self._read(entrance, batch, answers, places):
+                try:
+                    self._enter(entrance, arrival, answers)
+                except DecisionError as error:
+                    self._refuse(name, answers, [arrival.place], error)
+        return await answers.all()
+
+    def _by_model(self, batch: Sequence[ActRequest], answers: Answers) -> dict[str, list[int]]:
+        """Return the places of the requests of each model; a second request of a session is refused."""
+        default = self._versions.default_model
+        if len(batch) == 1:
+            return {batch[0].model or default: [0]}
+        seen: set[tuple[str, str]] = set()
+        by_model: dict[str, list[int]] = {}
+        for place, request in enumerate(batch):
+            name = request.model or default
+            key = name, request.session
+            if key in seen:
+                message = "session: it stands in this batch already; the steps of one session come one after the other"
+                answers.put(place, InvalidRequestError(message, reason="DUPLICATE_SESSION", field="session"))
+                continue
+            seen.add(key)
+            by_model.setdefault(name, []).append(place)
+        return by_model
+
+    def _refuse(self, name: str, answers: Answers, places: Sequence[int], error: DecisionError) -> None:
+        self._metrics.decision_child(self._label(name), "", code_of(error).name).inc(len(places))
+        for place in places:
             answers.put(place, error)
 
-    def _enter(
-        self, request: ActRequest, caller: Caller, versions: ModelVersions, answers: Answers, place: int
-    ) -> None:
-        now = time.monotonic()
-        serving = self._pipeline.lanes.open(versions, versions.serving)
-        key = SessionKey(versions.model, request.session)
-        requests.check_names(request.session, request.run)
-        caller.check_session(request.session)
-        observation = requests.read_observation(request.observation, serving.lane.checker)
-        requests.check_mask(request.action_mask, serving.lane.num_actions)
-        asked = self._read_place(request, key, serving.lane)
-        flight = self._sessions.begin(key, asked, serving.lane.rhythm, now, caller)
+    def _read(
+        self, entrance: Entrance, batch: Sequence[ActRequest], answers: Answers, places: Sequence[int]
+    ) -> list[Arrival]:
+        """Return those requests of a call whose names, observation and mask are good; refuse the others."""
+        lane, model = entrance.serving.lane, entrance.versions.model
+        arrivals: list[Arrival] = []
+        for place in places:
+            request = batch[place]
+            session, mask = request.session, request.action_mask
+            try:
+                requests.check_names(session, request.run)
+                entrance.caller.check_session(session)
+                observation = request.observation
+                content = requests.read_observation(observation, lane.checker)
+                if mask:
+                    requests.check_mask(mask, lane.num_actions)
+            except DecisionError as error:
+                self._refuse(model, answers, [place], error)
+                continue
+            arrivals.append(Arrival(place, request, SessionKey(model, session), observation, content, mask))
+        if not arrivals:
+            return []
+        bad = requests.find_bad_values(
+            [arrival.observation for arrival in arrivals], [arrival.content for arrival in arrivals], lane.checker
+        )
+        for number, problem in bad.items():
+            self._refuse(model, answers, [arrivals[number].place], problem)
+        return [arrival for number, arrival in enumerate(arrivals) if number not in bad] if bad else arrivals
+
+    def _enter(self, entrance: Entrance, arrival: Arrival, answers: Answers) -> None:
+        """Find a request's place in its session, and put its row on the way if it is new. Raises DecisionError."""
+        versions, serving, caller, now = entrance
+        place, request, key, _, content, mask = arrival
+        caller.check_requests()
+        self._work.check()
+        lane = serving.lane
+        flight = self._sessions.begin(key, self._read_place(arrival, lane), lane.rhythm, now, caller)
         if isinstance(flight, Replayed):
             self._metrics.replays.labels(versions.model).inc()
             answers.put(place, flight.answer)
@@ -175,42 +243,49 @@ class DataPlane:
             shared.waiting.append((answers, place))
             return
         row = Row(
-            request=request,
-            flight=flight,
-            step=flight.step,
-            observation=observation,
-            checker=serving.lane.checker,
-            action_mask=request.action_mask,
-            wants_posterior=request.want_posterior,
-            begun=now,
-            waiting=[(answers, place)],
-            versions=versions,
-            caller=caller,
-            span=self._traces.current() if self._traces is not None else None,
+            request,
+            flight,
+            flight.step,
+            content,
+            lane.checker,
+            mask,
+            request.want_posterior,
+            now,
+            [(answers, place)],
+            versions,
+            caller,
         )
+        if self._traces is not None:
+            row.span = self._traces.current()
         flight.payload = row
         self._work.begin()
         caller.num_requests += 1
         self._pipeline.start(row, serving)
 
-    def _read_place(self, request: ActRequest, key: SessionKey, lane: Lane) -> Asked:
+    def _read_place(self, arrival: Arrival, lane: Lane) -> Asked:
         """Return what the request says of its place, its outcome checked and its token verified."""
+        request = arrival.request
         has_outcome = is_end = False
         if request.HasField("outcome"):
-            requests.check_outcome(request.outcome, lane.checker)
-            has_outcome, is_end = not requests.is_empty(request.outcome), requests.is_end(request.outcome)
+            outcome = request.outcome
+            requests.check_outcome(outcome, lane.checker)
+            is_end = requests.is_end(outcome)
+            has_outcome = is_end or outcome.HasField("reward")
         return Asked(
-            digest=hash((request.observation.data, request.action_mask)),
-            run=request.run,
-            cursor=self._read_token(request.token, key),
-            position=requests.read_position(request.position) if request.HasField("position") else None,
-            has_outcome=has_outcome,
-            is_end=is_end,
+            hash((arrival.content, arrival.mask)),
+            request.run,
+            self._read_token(request.token, arrival.key),
+            requests.read_position(request.position) if request.HasField("position") else None,
+            has_outcome,
+            is_end,
         )
 
     def _read_token(self, token: bytes, key: SessionKey) -> Cursor | None:
         if not token:
             return None
+        known = self._sessions.recognise(key, token)
+        if known is not None:
+            return known
         return to_cursor(tokens.verify(self._keys.token, token, model=key.model, session=key.session))
 
     def _label(self, model: str) -> str:

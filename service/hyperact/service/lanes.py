@@ -24,10 +24,10 @@ from hyperact.v1.tensors import TensorChecker
 
 
 class Question(Protocol):
-    """What a lane needs to know of a row."""
+    """What a lane needs to know of a row; `content` holds the observation's elements."""
 
     step: StepKey
-    observation: NDArray[Any]
+    content: bytes
     action_mask: bytes
     indices: Float32s
     wants_posterior: bool
@@ -118,9 +118,7 @@ class VersionLane:
     def decide(self, rows: Sequence[Question]) -> "list[Decided | DecisionError]":
         """Decide every row. A row that the model fails on, or answers with no finite numbers, fails alone."""
         try:
-            found = self.hypermodel.ask(
-                _stack([row.observation for row in rows]), _stack([row.indices for row in rows])
-            )
+            found = self.hypermodel.ask(self._observations(rows), _stack([row.indices for row in rows]))
         except Exception as error:  # noqa: BLE001 - the runtime raises classes of its own making
             if len(rows) > 1:
                 return [self.decide([row])[0] for row in rows]
@@ -134,6 +132,12 @@ class VersionLane:
             for place, decided in zip(good, self._decide([rows[row] for row in good], some), strict=True):
                 results[place] = decided
         return results
+
+    def _observations(self, rows: Sequence[Question]) -> NDArray[Any]:
+        """Return the observations as one array, of one copy of their bytes; of none for a row alone."""
+        checker = self.hypermodel.checker
+        content = b"".join([row.content for row in rows]) if len(rows) > 1 else rows[0].content
+        return np.frombuffer(content, checker.dtype).reshape(len(rows), *checker.shape)
 
     def _decide(self, rows: Sequence[Question], found: Valuations) -> list[Decided]:
         masks = to_masks([row.action_mask for row in rows], self.num_actions)
@@ -170,4 +174,6 @@ class VersionLane:
 def _stack(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
     """Return contiguous arrays of one shape and dtype as the rows of one: np.stack, but faster on small ones."""
     first = arrays[0]
+    if len(arrays) == 1:
+        return first[np.newaxis]
     return np.frombuffer(b"".join(array.data for array in arrays), first.dtype).reshape(len(arrays), *first.shape)

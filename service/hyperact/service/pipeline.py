@@ -20,14 +20,14 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
-from hyperact.service import requests, tokens
+from hyperact.service import requests
 from hyperact.service.batching import Batcher
+from hyperact.service.drafts import StepWriter, make_answer, make_answer_again, make_token
 from hyperact.service.errors import DecisionError, GivenUpError, PreconditionError, UnavailableError
 from hyperact.service.keys import Keys
 from hyperact.service.lanes import Decided, Lane
 from hyperact.service.limits import Limits
+from hyperact.service.log_records import Record
 from hyperact.service.metrics import Metrics
 from hyperact.service.model_versions import LoadedVersion, ModelVersions
 from hyperact.service.open_lanes import OpenLane, OpenLanes
@@ -38,10 +38,10 @@ from hyperact.service.statuses import code_of
 from hyperact.service.step_log import StepLog
 from hyperact.service.traces import Times, Traces
 from hyperact.service.work import Work
-from hyperact.v1.decision_pb2 import ActResponse, Position, Step
+from hyperact.v1.decision_pb2 import ActResponse, Step
 from hyperact.v1.deployment_pb2 import DeploymentRole
 from hyperact.v1.indices import Float32s, derive_canary, derive_indices, index_key_id
-from hyperact.v1.steps import StepKey
+from hyperact.v1.steps import RunNames, StepKey
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class _Drafts:
     """A batch that is decided and not logged: rows, records, answers, and where the sessions will stand."""
 
     rows: list[Row]
-    steps: list[Step]
+    records: list[Record]
     answers: list[ActResponse]
     cursors: list[Cursor]
 
@@ -86,6 +86,7 @@ class Pipeline:
         self.lanes = OpenLanes(keys.index, limits.fallback_num_actions, self._make_batcher)
         self._indices = lru_cache(maxsize=limits.max_sessions)(self._derive_indices)
         self._canaries = lru_cache(maxsize=limits.max_sessions)(partial(derive_canary, keys.index))
+        self._names = lru_cache(maxsize=limits.max_sessions)(RunNames)
         self._threads = ThreadPoolExecutor(limits.inference_threads, "inference") if limits.inference_threads else None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -156,7 +157,9 @@ class Pipeline:
         lane = active.lane
         if lane.checker is not None and lane.checker is not row.checker:
             try:
-                row.observation = requests.read_observation(row.request.observation, lane.checker)
+                row.content = requests.read_observation(row.request.observation, lane.checker)
+                for error in requests.find_bad_values([row.request.observation], [row.content], lane.checker).values():
+                    raise error
                 requests.check_mask(row.action_mask, lane.num_actions)
             except DecisionError as error:
                 self._fail([row], error)
@@ -183,8 +186,9 @@ class Pipeline:
     # From the batch to the answers.
 
     def _make_batcher(self, lane: Lane) -> Batcher[Row]:
+        writer = StepWriter(lane, self._key_id)
         batcher: Batcher[Row] = Batcher(
-            lambda rows: self._spawn(self._run(lane, batcher, rows), rows),
+            lambda rows: self._spawn(self._run(lane, batcher, writer, rows), rows),
             max_rows=self._limits.max_batch,
             wait_seconds=self._limits.batch_wait_seconds,
             # One more than can be decided at a time: that one is being logged.
@@ -192,7 +196,7 @@ class Pipeline:
         )
         return batcher
 
-    async def _run(self, lane: Lane, batcher: Batcher[Row], rows: list[Row]) -> None:
+    async def _run(self, lane: Lane, batcher: Batcher[Row], writer: StepWriter, rows: list[Row]) -> None:
         begun = time.monotonic()
         try:
             rows = self._drop_unwanted(rows)
@@ -202,7 +206,7 @@ class Pipeline:
                 decided = lane.decide(rows)
             else:
                 decided = await asyncio.get_running_loop().run_in_executor(self._threads, lane.decide, rows)
-            await self._finish(lane, rows, decided, begun)
+            await self._finish(lane, rows, self._draft(lane, writer, rows, decided), begun)
         finally:
             batcher.finished()
 
@@ -214,14 +218,13 @@ class Pipeline:
         self._fail(unwanted, GivenUpError("the caller gave up before the step was decided"))
         return [row for row in rows if row.waiting]
 
-    async def _finish(self, lane: Lane, rows: list[Row], decided: list[Decided | DecisionError], begun: float) -> None:
+    async def _finish(self, lane: Lane, rows: list[Row], drafts: _Drafts, begun: float) -> None:
         """Log a decided batch and answer its rows."""
-        drafts = self._draft(lane, rows, decided)
         if not drafts.rows:
             return
         at_log = time.monotonic()
         try:
-            earlier = await self._log.append(drafts.steps)
+            earlier = await self._log.append(drafts.records)
         except DecisionError as error:
             self._fail(drafts.rows, error)
             return
@@ -237,40 +240,28 @@ class Pipeline:
         self._metrics.count_batch(versions.model, lane.version, num_rows, times, exemplar)
         self._metrics.role_decisions.labels(versions.model, _role_name(versions, lane.version)).inc(num_rows)
         if self._shadow is not None and versions.shadow is not None:
-            self._shadow.offer(versions, drafts.rows, drafts.steps)
+            self._shadow.offer(versions, drafts.rows, [Step.FromString(record.payload) for record in drafts.records])
 
-    def _draft(self, lane: Lane, rows: list[Row], decided: list[Decided | DecisionError]) -> _Drafts:
+    def _draft(
+        self, lane: Lane, writer: StepWriter, rows: list[Row], decided: list[Decided | DecisionError]
+    ) -> _Drafts:
         """Make the records and answers of the rows that were decided, and answer those that were not."""
         drafts = _Drafts([], [], [], [])
-        now = Timestamp()
-        now.GetCurrentTime()
+        nanoseconds = time.time_ns()
+        shared, time_ms = writer.share(nanoseconds), nanoseconds // 1_000_000
         for row, result in zip(rows, decided, strict=True):
             if isinstance(result, DecisionError):
                 row.versions.count_errors(lane.version, 1)
                 self._fail([row], result)
                 continue
-            step = _to_step(row, lane, result, now, self._key_id)
+            names = self._names(*row.step[:3])
             cursor = cursor_after(row.step, lane.version, row.deployment, row.segment, lane.rhythm)
+            token = make_token(self._keys.token, names, cursor)
             drafts.rows.append(row)
-            drafts.steps.append(step)
+            drafts.records.append(writer.record(row, names, result, shared, time_ms))
             drafts.cursors.append(cursor)
-            drafts.answers.append(self._to_answer(row, step, cursor, result))
+            drafts.answers.append(make_answer(row, result, lane.version, token))
         return drafts
-
-    def _to_answer(self, row: Row, step: Step, cursor: Cursor, result: Decided | None) -> ActResponse:
-        answer = ActResponse(
-            action=step.action,
-            version=step.version,
-            deployment=step.deployment,
-            propensity=step.propensity,
-            margin=step.margin,
-            token=tokens.sign(self._keys.token, cursor.to_state(row.flight.key)),
-            step_id=step.step_id,
-            fallback=step.fallback,
-        )
-        if result is not None and result.posterior is not None:
-            answer.posterior.CopyFrom(result.posterior)
-        return answer
 
     def _settle(self, drafts: _Drafts, earlier: list[Step | None]) -> None:
         """Move the sessions on and hand out the answers; a step that was in the log before is answered from there."""
@@ -278,21 +269,22 @@ class Pipeline:
             if logged is not None:
                 self._settle_from_log(row, logged)
                 continue
-            self._sessions.commit(row.flight, cursor, answer)
+            self._sessions.commit(row.flight, cursor, answer, answer.token)
             self._hand_out(row, answer)
 
     def _settle_from_log(self, row: Row, logged: Step) -> None:
         request = row.request
-        if logged.observation.data != request.observation.data or logged.action_mask != request.action_mask:
+        if logged.observation.data != row.content or logged.action_mask != request.action_mask:
             message = f"observation: step {row.step} was decided for another observation or mask"
             self._fail([row], PreconditionError(message, reason="OTHER_OBSERVATION", field="observation"))
             return
         assert row.lane is not None
         cursor = cursor_after(row.step, logged.version, logged.deployment, logged.segment, row.lane.rhythm)
-        answer = self._to_answer(row, logged, cursor, None)
+        token = make_token(self._keys.token, self._names(*row.step[:3]), cursor)
+        answer = make_answer_again(logged, token)
         self._metrics.replays.labels(row.versions.model).inc()
         self._sessions.assign(row.flight, logged.version)
-        self._sessions.commit(row.flight, cursor, answer)
+        self._sessions.commit(row.flight, cursor, answer, token)
         self._hand_out(row, answer)
 
     def _fail(self, rows: list[Row], error: DecisionError) -> None:
@@ -339,31 +331,3 @@ def _role_name(versions: ModelVersions, version: str) -> str:
 
 def _internal_error() -> DecisionError:
     return DecisionError("the service failed on this request; its log says why")
-
-
-def _to_step(row: Row, lane: Lane, result: Decided, now: Timestamp, key_id: bytes) -> Step:
-    """Return the record of a decided row."""
-    request, previous = row.request, row.flight.previous
-    step = Step(
-        step_id=row.step.to_message(),
-        observation=request.observation,
-        action=result.action,
-        version=lane.version,
-        deployment=row.deployment,
-        propensity=result.propensity,
-        margin=result.margin,
-        segment=row.segment,
-        action_mask=request.action_mask,
-        time=now,
-        evaluation=request.evaluation,
-        fallback=not lane.version,
-        repinned=row.is_repinned,
-        reference_distribution=lane.distribution,
-        num_actions=0 if lane.version else lane.num_actions or len(request.action_mask),
-        version_digest=lane.digest,
-        index_key_id=key_id,
-    )
-    if previous is not None:
-        step.previous_outcome.CopyFrom(request.outcome)
-        step.previous_position.CopyFrom(Position(episode=previous[0], number=previous[1]))
-    return step

@@ -2,17 +2,16 @@
 
 import hashlib
 import math
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hyperact.service.errors import InvalidRequestError
 from hyperact.v1.decision_pb2 import Outcome, Position, StepId
 from hyperact.v1.errors import FieldError
 from hyperact.v1.steps import check_run, check_session, max_report_id_length
 from hyperact.v1.tensor_pb2 import Tensor
-from hyperact.v1.tensors import TensorChecker, to_array
+from hyperact.v1.tensors import TensorChecker, numpy_dtype, to_array
 
 max_num_actions = 65536
 _shown_characters = 80
@@ -30,18 +29,53 @@ def check_names(session: str, run: str) -> None:
         raise InvalidRequestError.from_field_error(error) from None
 
 
-def read_observation(tensor: Tensor, checker: TensorChecker | None, field: str = "observation") -> NDArray[Any]:
-    """Return a read-only view of a tensor that is as the spec says, or, without a spec, well-formed and finite."""
+def read_observation(tensor: Tensor, checker: TensorChecker | None, field: str = "observation") -> bytes:
+    """Return the elements' bytes of a tensor of the spec's form; without a spec, of one that is well-formed.
+
+    Its values are not looked at: that is done for many together, by `find_bad_values`.
+    """
     try:
         if checker is not None:
-            return checker.to_array(tensor)
-        array = to_array(tensor)
+            return checker.to_bytes(tensor)
+        to_array(tensor)
     except FieldError as error:
         raise InvalidRequestError.from_field_error(error.under(field)) from None
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
+    return tensor.data
+
+
+def find_bad_values(
+    tensors: Sequence[Tensor], contents: Sequence[bytes], checker: TensorChecker | None
+) -> dict[int, InvalidRequestError]:
+    """Return what is wrong with the values of observations that `read_observation` has read, by their place."""
+    if checker is not None:
+        if checker.is_any_value_good:
+            return {}
+        try:
+            checker.check_values(contents[0] if len(contents) == 1 else b"".join(contents))
+        except FieldError:
+            pass  # in one or more of them: which, is looked for below
+        else:
+            return {}
+    found = {}
+    for place, (tensor, content) in enumerate(zip(tensors, contents, strict=True)):
+        try:
+            _check_values(tensor, content, checker, "observation")
+        except InvalidRequestError as error:
+            found[place] = error
+    return found
+
+
+def _check_values(tensor: Tensor, content: bytes, checker: TensorChecker | None, field: str) -> None:
+    if checker is not None:
+        try:
+            checker.check_values(content)
+        except FieldError as error:
+            raise InvalidRequestError.from_field_error(error.under(field)) from None
+        return
+    dtype = numpy_dtype(tensor.dtype)
+    if dtype.kind == "f" and not np.isfinite(np.frombuffer(content, dtype)).all():
         message = f"{field}.data: expected finite numbers, got NaN or infinity"
         raise InvalidRequestError(message, reason="NOT_FINITE", field=f"{field}.data")
-    return array
 
 
 def check_mask(mask: bytes, num_actions: int) -> None:
@@ -70,7 +104,9 @@ def check_outcome(outcome: Outcome, checker: TensorChecker | None) -> None:
         if not is_end(outcome):
             message = "outcome.final_observation: only with terminated or truncated"
             raise InvalidRequestError(message, field="outcome.final_observation")
-        read_observation(outcome.final_observation, checker, "outcome.final_observation")
+        field = "outcome.final_observation"
+        content = read_observation(outcome.final_observation, checker, field)
+        _check_values(outcome.final_observation, content, checker, field)
 
 
 def read_position(position: Position) -> tuple[int, int]:

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hyperact.service.callers import Caller
 from hyperact.service.errors import DecisionError
@@ -20,8 +19,11 @@ from hyperact.v1.tensors import TensorChecker
 Answer = ActResponse | DecisionError
 
 
+_without_indices: Float32s = np.empty((1, 0), np.float32)
+
+
 def _no_indices() -> Float32s:
-    return np.empty((1, 0), np.float32)
+    return _without_indices
 
 
 class Answers:
@@ -63,6 +65,7 @@ class Row:
     """One step on its way.
 
     Attributes:
+        content: the observation's elements, as bytes.
         begun: when the request came, in the event loop's monotonic seconds.
         waiting: whom to answer, and at which place; empty once the row is answered.
         checker: what the observation was checked with.
@@ -74,7 +77,7 @@ class Row:
     request: ActRequest
     flight: Flight
     step: StepKey
-    observation: NDArray[Any]
+    content: bytes
     checker: TensorChecker | None
     action_mask: bytes
     wants_posterior: bool
@@ -92,4 +95,7 @@ class Row:
     @property
     def is_wanted(self) -> bool:
         """Whether anybody still waits for the answer."""
-        return any(answers.is_wanted for answers, _ in self.waiting)
+        for answers, _ in self.waiting:  # noqa: SIM110 asked of every row: a generator would cost as much as its batch
+            if answers.is_wanted:
+                return True
+        return False

@@ -27,6 +27,7 @@ The rules:
 Fencing and replays from memory hold per replica; across replicas and restarts the log's step ids do it.
 """
 
+import hmac
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -144,6 +145,8 @@ class _Session(Generic[AnswerT]):
     pinned: str = ""
     answers: dict[Place, tuple[int, AnswerT]] = field(default_factory=dict)
     flights: dict[Place, Flight] = field(default_factory=dict)
+    token: bytes = b""
+    token_cursor: Cursor | None = None
 
 
 class Sessions(Generic[AnswerT]):
@@ -178,6 +181,13 @@ class Sessions(Generic[AnswerT]):
         session = self._sessions.get(key)
         return session.cursor if session else None
 
+    def recognise(self, key: SessionKey, token: bytes) -> Cursor | None:
+        """Return what a token carries if it is the last one that the session was given here; None if it is another."""
+        session = self._sessions.get(key)
+        if session is None or not session.token or not hmac.compare_digest(session.token, token):
+            return None
+        return session.token_cursor
+
     def begin(
         self, key: SessionKey, asked: Asked, rhythm: Rhythm, now: float, caller: Caller = nobody
     ) -> Flight | Replayed[AnswerT]:
@@ -193,6 +203,8 @@ class Sessions(Generic[AnswerT]):
             ExhaustedError: CALLER_SESSIONS.
         """
         session = self._sessions.get(key)
+        if session is not None and asked.cursor is session.cursor and not asked.run and not session.flights:
+            return self._begin_next(key, session, asked, rhythm, now)
         asked = _check_runs(asked, session.cursor.run if session else "")
         cursor = self._base_cursor(session, asked)
         place = _place_of(asked, cursor, rhythm)
@@ -212,14 +224,29 @@ class Sessions(Generic[AnswerT]):
         session.flights[place] = flight
         return flight
 
+    def _begin_next(
+        self, key: SessionKey, session: _Session[AnswerT], asked: Asked, rhythm: Rhythm, now: float
+    ) -> Flight:
+        """Begin the step after the last one, as nearly every request asks: nothing else can be meant.
+
+        Its token carries the very cursor that stands here, so no run is older, and no step at or after it was decided.
+        """
+        place = _place_of(asked, session.cursor, rhythm)
+        flight = _make_flight(
+            key, session.cursor, place, _previous_of(asked, session.cursor, place, rhythm), asked.digest
+        )
+        self._touch(key, session, now)
+        session.flights[place] = flight
+        return flight
+
     def assign(self, flight: Flight, version: str) -> None:
         """Hold the version that decides a flight's step; "" holds none."""
         session = self._sessions.get(flight.key)
         if session is not None and session.cursor.run == flight.step.run:
             self._hold(flight.key, session, version)
 
-    def commit(self, flight: Flight, after: Cursor, answer: AnswerT) -> None:
-        """Record that a flight's step was decided and logged."""
+    def commit(self, flight: Flight, after: Cursor, answer: AnswerT, token: bytes = b"") -> None:
+        """Record that a flight's step was decided and logged, and the token of `after` that its answer has."""
         session = self._sessions.get(flight.key)
         if session is None:
             return
@@ -233,6 +260,7 @@ class Sessions(Generic[AnswerT]):
             del session.answers[next(iter(session.answers))]
         if after.place > session.cursor.place:
             session.cursor = after
+            session.token, session.token_cursor = token, after
         if not session.cursor.version:
             self._hold(flight.key, session, "")
 

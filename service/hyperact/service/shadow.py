@@ -20,10 +20,6 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from hyperact.service.errors import DecisionError
 from hyperact.service.lanes import Decided, VersionLane
@@ -46,7 +42,7 @@ class _Question:
     """One served step, as the shadow's lane sees it."""
 
     step: StepKey
-    observation: NDArray[Any]
+    content: bytes
     action_mask: bytes
     indices: Float32s
     served: Step
@@ -61,7 +57,7 @@ class _Offer:
     model: str
     loaded: LoadedVersion
     scores: ShadowScores
-    rows: list[tuple[StepKey, NDArray[Any], int | None, Step]]
+    rows: list[tuple[StepKey, bytes, int | None, Step]]
 
 
 class ShadowScorer:
@@ -95,8 +91,8 @@ class ShadowScorer:
             self._thread = threading.Thread(target=self._run, name="shadow", daemon=True)
             self._thread.start()
         pairs = zip(rows, steps, strict=True)
-        taken = [(row.step, row.observation, row.flight.segment_before, step) for row, step in pairs]
-        limit = min(max_queued_rows, max_queued_bytes // max(1, rows[0].observation.nbytes))
+        taken = [(row.step, row.content, row.flight.segment_before, step) for row, step in pairs]
+        limit = min(max_queued_rows, max_queued_bytes // max(1, len(rows[0].content)))
         if self._num_queued_rows + len(taken) > limit and self._num_queued_rows:
             versions.shadow_scores.num_dropped += len(taken)
             self._count(versions.model, "dropped", len(taken))
@@ -143,10 +139,10 @@ class ShadowScorer:
         if lane is None or lane.hypermodel is not offer.loaded.hypermodel:
             lane = self._lane = VersionLane(self._key, offer.loaded.version, offer.loaded.hypermodel)
         questions = []
-        for step, observation, segment_before, served in offer.rows:
+        for step, content, segment_before, served in offer.rows:
             segment = lane.rhythm.segment_of(step, segment_before)
             indices = derive_indices(self._key, step, segment, lane.index_dim, lane.distribution, lane.num_indices)
-            questions.append(_Question(step, np.array(observation), served.action_mask, indices, served, segment))
+            questions.append(_Question(step, content, served.action_mask, indices, served, segment))
         return questions, lane.decide(questions)
 
     def _take(

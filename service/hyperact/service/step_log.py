@@ -141,7 +141,7 @@ class StepLog:
         """Return the names of the damaged databases in the log's directory, whoever set them aside."""
         return [path.name for path in find_set_aside(self._directory)]
 
-    async def append(self, records: Sequence[Step | Report]) -> list[Step | None]:
+    async def append(self, records: Sequence[Step | Report | Record]) -> list[Step | None]:
         """Log records together: all of them or none.
 
         Returns, when they are as durable as the level says, for each: None if it was written or is a report that was
@@ -155,7 +155,11 @@ class StepLog:
         self._check_writable(len(records))
         loop = asyncio.get_running_loop()
         is_waiting = self._durability is not Durability.MEMORY
-        group = _Group([to_record(record) for record in records], loop, loop.create_future() if is_waiting else None)
+        group = _Group(
+            [record if isinstance(record, Record) else to_record(record) for record in records],
+            loop,
+            loop.create_future() if is_waiting else None,
+        )
         self.num_queued += len(records)
         self._queue.put(group)
         return [None] * len(records) if group.acknowledged is None else await group.acknowledged

@@ -19,7 +19,11 @@ _person = b"hyperact.token.1"
 
 def sign(key: bytes, state: SessionState) -> bytes:
     """Return the token of a state."""
-    content = state.SerializeToString()
+    return seal(key, state.SerializeToString())
+
+
+def seal(key: bytes, content: bytes) -> bytes:
+    """Return the token of a state that is serialised."""
     return content + _mac(key, content)
 
 
