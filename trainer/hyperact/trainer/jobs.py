@@ -31,6 +31,7 @@ from hyperact.trainer.off_policy.report import evaluation_figure, evaluation_tab
 from hyperact.trainer.plots import returns_figure
 from hyperact.trainer.releases import Release, Releases
 from hyperact.trainer.retrain import Retrainer, RetrainOptions, num_recent_observations
+from hyperact.trainer.sea_walk import SeaWalk, can_walk
 from hyperact.trainer.settings import (
     CommonSettings,
     EvaluateSettings,
@@ -170,6 +171,7 @@ class _TrainingRun:
         self._settings = settings
         self._environment = environment
         self._evaluation = evaluation
+        self._walk = SeaWalk(evaluation) if can_walk(evaluation, learner) else None
         self._learner = learner
         self._replay = learner.make_replay()
         self._curves = Curves()
@@ -301,9 +303,11 @@ class _TrainingRun:
 
     def _evaluate(self, num_episodes: int) -> None:
         settings = self._settings
-        returns = training.evaluation_returns(
-            self._evaluation, self._learner, settings.model, settings.seed, settings.evaluation_episodes
-        )
+        whose = (self._learner, settings.model, settings.seed, settings.evaluation_episodes)
+        if self._walk is not None:
+            returns = [float(value) for value in self._walk.evaluation_returns(*whose)]
+        else:
+            returns = training.evaluation_returns(self._evaluation, *whose)
         self._evaluations.append((num_episodes, float(np.mean(returns))))
         self._is_solved = self._optimal is not None and training.is_solved(returns, self._optimal)
 

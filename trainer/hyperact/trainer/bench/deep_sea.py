@@ -15,12 +15,12 @@ import numpy as np
 from hyperact.trainer import train as training
 from hyperact.trainer.bench.provenance import code_commit
 from hyperact.trainer.bench.runs import Mark, Values
-from hyperact.trainer.bench.sea_walk import SeaWalk
 from hyperact.trainer.bench.settings import DeepSeaSettings
 from hyperact.trainer.bench.subjects import Subject
 from hyperact.trainer.curves import Curves
 from hyperact.trainer.environments import Environment, optimal_return
 from hyperact.trainer.learner import Learner
+from hyperact.trainer.sea_walk import SeaWalk
 
 columns = (
     "variant",

@@ -19,7 +19,6 @@ import numpy as np
 from hyperact.trainer.agent import ThompsonAgent, seed_key
 from hyperact.trainer.bench.provenance import code_commit
 from hyperact.trainer.bench.runs import Mark, Values
-from hyperact.trainer.bench.sea_walk import SeaWalk
 from hyperact.trainer.bench.settings import DeploymentsSettings
 from hyperact.trainer.bench.subjects import Subject
 from hyperact.trainer.environments import Environment, optimal_return
@@ -27,6 +26,7 @@ from hyperact.trainer.learner import Learner
 from hyperact.trainer.loop import run_loop
 from hyperact.trainer.n_step import NStepAssembler
 from hyperact.trainer.replay import Replay
+from hyperact.trainer.sea_walk import SeaWalk
 from hyperact.trainer.train import is_solved
 from hyperact.v1.steps import StepKey
 

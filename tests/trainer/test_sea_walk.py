@@ -1,15 +1,18 @@
 """Evaluation on DeepSea all at once: it must say what playing says."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
-from hyperact.trainer.bench.sea_walk import SeaWalk
 from hyperact.trainer.config import LearnerConfig
 from hyperact.trainer.curves import Curves
 from hyperact.trainer.environments import make_environment, spec_of
 from hyperact.trainer.learner import Learner
+from hyperact.trainer.sea_walk import SeaWalk, can_walk
 from hyperact.trainer.train import evaluation_returns, train
 from hyperact.trainer.variants import variant_config, variant_spec
+from hyperact.v1.model_pb2 import IndexSchedule
 
 num_episodes = 40
 
@@ -52,3 +55,22 @@ class TestSeaWalk:
 
         with pytest.raises(ValueError, match="expected a deterministic DeepSea"):
             SeaWalk(environment)
+
+    @pytest.mark.parametrize(
+        ("keywords", "schedule", "overrides", "is_walked"),
+        [
+            ({}, IndexSchedule.INDEX_SCHEDULE_EPISODE, {}, True),
+            ({"deterministic": False}, IndexSchedule.INDEX_SCHEDULE_EPISODE, {}, False),
+            ({}, IndexSchedule.INDEX_SCHEDULE_STEP, {}, False),
+            ({}, IndexSchedule.INDEX_SCHEDULE_EPISODE, {"epsilon": {"evaluation": 0.1}}, False),
+        ],
+    )
+    def test_what_is_no_table_is_played(
+        self, keywords: dict[str, Any], schedule: Any, overrides: dict[str, Any], is_walked: bool
+    ) -> None:
+        """Weather, an index per step and random actions make each episode one of its own."""
+        environment = make_environment("hyperact/DeepSea-v0", {"size": 4, **keywords})
+        spec = spec_of(environment)
+        spec.index_schedule = schedule
+
+        assert is_walked == can_walk(environment, Learner(spec, LearnerConfig().with_overrides(overrides), 0))

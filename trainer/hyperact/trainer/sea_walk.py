@@ -21,6 +21,13 @@ from hyperact.v1.steps import StepKey
 _cost_of_right = 0.01
 
 
+def can_walk(environment: Environment, learner: Learner) -> bool:
+    """Tell whether evaluations of a learner in an environment can be played at once."""
+    is_held = learner.spec.index_schedule == IndexSchedule.INDEX_SCHEDULE_EPISODE
+    is_table = bool(getattr(environment.unwrapped, "is_deterministic", False))
+    return is_table and is_held and not learner.config.epsilon.evaluation
+
+
 class SeaWalk:
     """A deterministic DeepSea as a table: which action goes right in each cell."""
 
