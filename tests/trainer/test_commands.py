@@ -9,11 +9,12 @@ from google.protobuf import json_format
 from mlflow import MlflowClient
 from pydantic import ValidationError
 
+from hyperact.trainer.checkpoints import Checkpoints
 from hyperact.trainer.commands import init, train
 from hyperact.trainer.settings import InitSettings, RetrainSettings, TrainSettings
 from hyperact.trainer.tracking import Tracking
 from hyperact.v1.deployments import read_ledger
-from hyperact.v1.model_pb2 import Manifest
+from hyperact.v1.model_pb2 import ActingRule, Manifest
 from toys import make_registry, toy_spec
 
 
@@ -120,6 +121,39 @@ class TestTrain:
 
         assert "" == Tracking("", data_dir, "default", "champion").newest_version()
 
+    @pytest.mark.parametrize(
+        ("variant", "index_dim", "rule"),
+        [
+            ("fast", 4, ActingRule(num_indices=16)),
+            ("hyperagent_ois", 4, ActingRule(num_indices=5, quantile=0.8)),
+            ("ensemble_plus_16", 16, ActingRule()),
+            ("ddqn", 0, ActingRule(epsilon=0.05)),
+        ],
+    )
+    def test_a_variant_is_learned_and_registered_by_name(
+        self, data_dir: Path, variant: str, index_dim: int, rule: ActingRule
+    ) -> None:
+        """The version says with which index it is to be served, and how it acts."""
+        quick = {"network": {"hidden_sizes": [8]}, "batch_size": 8}
+
+        code = train(
+            TrainSettings(data_dir=data_dir, size=3, num_steps=200, variant=variant, learner=quick, promote=True)
+        )
+
+        manifest = serving_manifest(data_dir)
+        assert 0 == code
+        assert index_dim == manifest.spec.index_dim
+        assert rule == manifest.spec.acting_rule
+
+    def test_retraining_goes_on_with_the_variant_that_was_begun(self, data_dir: Path) -> None:
+        """Nobody has to name it again."""
+        init(InitSettings(data_dir=data_dir, env="CartPole-v1", variant="hyperagent_ois"))
+
+        found = Checkpoints(data_dir, "default").load()
+
+        assert found is not None
+        assert ("hyperagent_ois", 5) == (found[0].config.variant, found[0].config.optimism.num_indices)
+
 
 class TestSettings:
     @pytest.mark.parametrize(
@@ -129,6 +163,7 @@ class TestSettings:
             ({"default_reward": 0.0}, "reward_window_seconds"),
             ({"min_evaluation_return": 0.0}, "needs env"),
             ({"min_new_step": 3}, "min_new_step"),
+            ({"variant": "rainbow"}, "one of hyperagent, .* got 'rainbow'"),
             ({"learner": {"batchsize": 3}}, "batchsize: Extra inputs are not permitted"),
             ({"learner": {"network": {"torso": "cnn"}}}, r"network\.torso: Input should be 'mlp', 'atari'"),
         ],

@@ -10,6 +10,7 @@ from google.protobuf import json_format
 from hyperact.trainer.checkpoints import TrainerState
 from hyperact.trainer.config import LearnerConfig, preset
 from hyperact.trainer.learner import Learner
+from hyperact.trainer.variants import default_variant, variant_config, variant_spec
 from hyperact.v1.model_pb2 import ModelSpec
 
 
@@ -25,12 +26,17 @@ class Birth:
     parent_version: str = ""
 
 
-def new_state(birth: Birth, overrides: Mapping[str, Any]) -> TrainerState:
-    """Return the state of a trainer that learned nothing yet. `overrides` go over the spec's preset."""
+def new_state(birth: Birth, overrides: Mapping[str, Any], variant: str = default_variant) -> TrainerState:
+    """Return the state of a trainer that learned nothing yet.
+
+    A variant's settings go over the spec's preset, and what it needs of index and discount over the spec; `overrides`
+    go over both.
+    """
+    spec = variant_spec(variant, birth.spec)
     return TrainerState(
         model=birth.model,
-        spec_json=json_format.MessageToJson(birth.spec, indent=None),
-        config=preset(birth.spec).with_overrides(overrides),
+        spec_json=json_format.MessageToJson(spec, indent=None),
+        config=variant_config(variant, preset(spec)).with_overrides(overrides),
         seed=birth.seed,
         environment=birth.environment,
         lineage=birth.lineage,

@@ -42,6 +42,7 @@ from hyperact.trainer.settings import (
 )
 from hyperact.trainer.tracking import MetricPoint, Tracking, TrackingUnavailableError
 from hyperact.trainer.training_checkpoint import TrainingCheckpoint
+from hyperact.trainer.variants import default_variant
 from hyperact.v1.channels import open_channel
 from hyperact.v1.errors import FieldError
 from hyperact.v1.gates import GateLimits
@@ -69,7 +70,8 @@ def init(settings: InitSettings) -> None:
                 "retrain it, move the file away, or choose another --model"
             )
         tracking = _tracking(settings)
-        state = new_state(_birth(settings, tracking.serving_version()), settings.learner)
+        birth = _birth(settings, tracking.serving_version())
+        state = new_state(birth, settings.learner, settings.variant or default_variant)
         learner = make_learner(state)
         state.run_id = tracking.start_run("init", parameters(state.config, learner.spec), {})
         releases = Releases(tracking, GateLimits(), "hyperact init", settings.promote, Examiner(tracking))
@@ -87,7 +89,7 @@ def train(settings: TrainSettings) -> None:
         environment, evaluation = (make_environment(settings.env, keywords) for _ in range(2))
         spec = spec_of(environment, agent_kinds[settings.agent_kind], settings.discount, settings.index_dim)
         birth = Birth(settings.model, spec, settings.seed, uuid.uuid4().hex, settings.env)
-        state = new_state(birth, settings.learner)
+        state = new_state(birth, settings.learner, settings.variant or default_variant)
         learner = make_learner(state)
         run = _TrainingRun(settings, environment, evaluation, learner)
         run.run()
@@ -339,7 +341,7 @@ def _take_up(
             stop.wait(settings.poll_seconds)
     else:
         return None
-    return new_state(birth, _overrides(settings)), None
+    return new_state(birth, _overrides(settings), settings.variant or default_variant), None
 
 
 def _retrain_birth(settings: RetrainSettings, tracking: Tracking) -> Birth:
@@ -366,7 +368,8 @@ def _overrides(settings: RetrainSettings) -> dict[str, Any]:
 
 
 def _warn_of_other_settings(settings: RetrainSettings, state: TrainerState) -> None:
-    if state.config.with_overrides(_overrides(settings)) != state.config:
+    is_other_variant = settings.variant not in ("", state.config.variant)
+    if is_other_variant or state.config.with_overrides(_overrides(settings)) != state.config:
         logger.warning("the checkpoint's learner settings stand; move it away to begin anew with other ones")
 
 

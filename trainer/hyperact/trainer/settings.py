@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 from pydantic_settings import CliPositionalArg
 
 from hyperact.trainer.config import LearnerConfig
+from hyperact.trainer.variants import find_variant
 from hyperact.v1.channels import ConnectionSettings
 from hyperact.v1.model_pb2 import AgentKind
 from hyperact.v1.streams import StreamAccess
@@ -54,15 +55,28 @@ class CommonSettings(BaseModel):
         default=None,
         description="The reward of a step for which none came in the window; unset: it is not learned from.",
     )
+    variant: str = Field(
+        default="",
+        description="A variant of the learner by name: fast, hyperagent_ois, ddqn, ... Its settings go over the "
+        "preset, and what it needs of index and discount over the other settings. Empty: hyperagent.",
+    )
     learner: dict[str, Any] = Field(
         default_factory=dict,
-        description='Changes to the preset, as JSON: {"learning_rate": 0.0005, "network": {"prior_scale": 5}}.',
+        description="Changes to the preset and the variant, as JSON: "
+        '{"learning_rate": 0.0005, "network": {"prior_scale": 5}}.',
     )
     seed: int = Field(default=0, ge=0, description="The seed of the networks and of what the learner draws.")
     num_threads: int = Field(default=1, ge=1, description="Threads for torch; small networks are fastest on one.")
     log_format: Literal["console", "json"] = Field(
         default="console", description="How log lines look: console or json."
     )
+
+    @field_validator("variant")
+    @classmethod
+    def _check_variant(cls, variant: str) -> str:
+        if variant:
+            find_variant(variant)
+        return variant
 
     @field_validator("learner")
     @classmethod

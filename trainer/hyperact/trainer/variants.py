@@ -34,16 +34,20 @@ class Variant:
 
     Attributes:
         learner: settings that go over the preset.
+        atari: settings that go over these where a convolutional torso learns from frames.
         distribution: the reference distribution that it needs; None: the spec's.
         index_dim: the index_dim that it needs; None: the spec's.
         discount: the discount that it needs; None: the spec's.
     """
 
     learner: Mapping[str, Any] = field(default_factory=dict)
+    atari: Mapping[str, Any] = field(default_factory=dict)
     distribution: "ReferenceDistribution.ValueType | None" = None
     index_dim: int | None = None
     discount: float | None = None
 
+
+default_variant = "hyperagent"
 
 _ois = {"num_indices": 5, "quantile": 0.8}
 _ensemble: dict[str, Any] = {
@@ -84,7 +88,7 @@ variants: dict[str, Variant] = {
     "hyperagent_sampled": Variant({"loss": "sampled"}),
     "hyperagent_ois": Variant({"optimism": _ois}),
     "fast": Variant(_fast, discount=0.97),
-    "hyperagent_one_hot": Variant({"loss": "enumerated"}, ONE_HOT),
+    "hyperagent_one_hot": Variant({"loss": "enumerated"}, distribution=ONE_HOT),
     "hyperdqn": Variant(
         {
             "network": {"head": "hyperdqn"},
@@ -93,7 +97,7 @@ variants: dict[str, Variant] = {
             "target_index": "dependent",
             "perturbation_scale": 0.0,
         },
-        UNIT_SPHERE,
+        distribution=UNIT_SPHERE,
     ),
     "enn_dqn": Variant(
         {
@@ -102,13 +106,18 @@ variants: dict[str, Variant] = {
             "target_index": "dependent",
             "perturbation_scale": 0.0,
         },
-        GAUSSIAN,
+        distribution=GAUSSIAN,
     ),
-    "ensemble_plus": Variant(_ensemble, ONE_HOT),
-    "ensemble_plus_16": Variant(_ensemble, ONE_HOT, index_dim=16),
-    "ensemble_plus_os": Variant(_ensemble | {"optimism": {"num_indices": 0}}, ONE_HOT),
-    "hypermodel": Variant({"network": {"head": "generated_mlp"}, "loss": "sampled"}, GAUSSIAN),
-    "ddqn": Variant(_ddqn | {"epsilon": {"begin": 1.0, "end": 0.05, "num_steps": 10_000}}, index_dim=0),
+    "ensemble_plus": Variant(_ensemble, distribution=ONE_HOT),
+    "ensemble_plus_16": Variant(_ensemble, distribution=ONE_HOT, index_dim=16),
+    "ensemble_plus_os": Variant(_ensemble | {"optimism": {"num_indices": 0}}, distribution=ONE_HOT),
+    "hypermodel": Variant({"network": {"head": "generated_mlp"}, "loss": "sampled"}, distribution=GAUSSIAN),
+    "ddqn": Variant(
+        _ddqn | {"epsilon": {"begin": 1.0, "end": 0.05, "num_steps": 10_000}},
+        # The papers' DDQN(ours): sums of ten rewards, few random actions in evaluations.
+        atari={"num_td_steps": 10, "epsilon": {"begin": 1.0, "end": 0.1, "num_steps": 10_000, "evaluation": 0.05}},
+        index_dim=0,
+    ),
     "ddqn_greedy": Variant(_ddqn, index_dim=0),
 }
 
@@ -136,4 +145,6 @@ def variant_spec(name: str, spec: ModelSpec) -> ModelSpec:
 
 def variant_config(name: str, preset: LearnerConfig) -> LearnerConfig:
     """Return a preset with the settings of a variant."""
-    return preset.with_overrides({"variant": name, **find_variant(name).learner})
+    variant = find_variant(name)
+    config = preset.with_overrides({"variant": name, **variant.learner})
+    return config if preset.network.torso == "mlp" else config.with_overrides(variant.atari)

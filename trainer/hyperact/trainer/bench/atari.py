@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -48,11 +47,6 @@ columns = (
 
 _model = "atari"
 _mark_period = 500
-_ddqn: dict[str, Any] = {
-    "network": {"head": "linear", "prior_scale": 0.0},
-    "num_td_steps": 10,
-    "epsilon": {"begin": 1.0, "end": 0.1, "num_steps": 10_000, "evaluation": 0.05},
-}
 
 
 @dataclass(frozen=True)
@@ -114,8 +108,6 @@ class AtariRun:
         """Return the learner's settings."""
         network = atari_networks[self.torso].model_dump()
         config = variant_config(self.variant, preset(spec).with_overrides({"network": network}))
-        if self.variant == "ddqn":
-            config = config.with_overrides(_ddqn)
         return config.with_overrides(json.loads(self.changes))
 
     def make_environment(self, *, is_training: bool) -> Environment:
