@@ -122,8 +122,8 @@ class TestReport:
         assert ("ddqn", "10.0", "11.6") == (second[0], second[4], second[6])
 
     def test_the_figure_has_our_curves_and_the_published_ones(self) -> None:
-        """A panel a game, two lines a variant."""
-        (axis,) = atari_figure([outcome(), outcome(variant="ddqn")]).axes
+        """A panel a game, two lines a variant; then the panel of all games."""
+        axis, _ = atari_figure([outcome(), outcome(variant="ddqn")]).axes
 
         labels = axis.get_legend_handles_labels()[1]
         assert {"hyperagent, 1 seeds", "hyperagent, published", "ddqn, 1 seeds", "ddqn, published"} == set(labels)

@@ -5,16 +5,18 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from hyperact.trainer.bench import atari_aggregates
 from hyperact.trainer.bench.atari_scores import by_game, curve, published_curve
 from hyperact.trainer.bench.results import Row
 
 
 def atari_figure(rows: Sequence[Row]) -> Figure:
-    """Return a panel per game: mean return over seeds, the range of seeds shaded, dashed the published mean."""
+    """Return a panel per game (the range of seeds shaded, dashed the published mean), and one of all games together."""
     games = list(dict.fromkeys(row["game"] for row in rows))
     variants = list(dict.fromkeys(row["variant"] for row in rows))
-    figure = Figure(figsize=(6 * max(len(games), 1), 4), layout="constrained")
-    axes = figure.subplots(1, max(len(games), 1), squeeze=False)[0]
+    figure = Figure(figsize=(6 * (len(games) + 1), 4), layout="constrained")
+    axes = figure.subplots(1, len(games) + 1, squeeze=False)[0]
+    atari_aggregates.draw(axes[-1], rows, variants)
     for axis, game in zip(axes, games, strict=False):
         found = [row for row in rows if row["game"] == game]
         for number, variant in enumerate(variants):

@@ -44,6 +44,7 @@ def deployments(settings: DeploymentsSettings) -> int:
 
 def atari(settings: AtariSettings) -> int:
     """Play Atari by the papers' protocol, and show returns by interactions beside the published curves."""
+    from hyperact.trainer.bench import atari_aggregates
     from hyperact.trainer.bench.atari import columns, make_runs
     from hyperact.trainer.bench.atari_figure import atari_figure
     from hyperact.trainer.bench.atari_table import make_table
@@ -51,7 +52,9 @@ def atari(settings: AtariSettings) -> int:
 
     results = ResultsFile(settings.results, columns)
     is_complete = play(settings, make_runs(settings), results)
-    tell(settings, results.rows(), make_table, atari_figure)
+    rows = results.rows()
+    tell(settings, rows, make_table, atari_figure)
+    show(settings, atari_aggregates.make_table(rows))
     return int(not is_complete)
 
 
@@ -69,11 +72,15 @@ def tell(
     make_figure: "Callable[[Sequence[Row]], Figure]",
 ) -> None:
     """Print the table of all rows, and save their plot if it is wanted."""
-    table = make_table(rows)
-    console = Console(width=10_000) if settings.markdown else Console()
-    console.print(table.to_markdown() if settings.markdown else table.to_rich(), highlight=False, markup=False)
+    show(settings, make_table(rows))
     if settings.plot and rows:
         save(make_figure(rows), settings.plot)
+
+
+def show(settings: BenchSettings, table: "Table") -> None:
+    """Print a table."""
+    console = Console(width=10_000) if settings.markdown else Console()
+    console.print(table.to_markdown() if settings.markdown else table.to_rich(), highlight=False, markup=False)
 
 
 def save(figure: "Figure", path: Path) -> None:
