@@ -1,0 +1,35 @@
+# /// script
+# dependencies = ["nvidia-pytriton==0.7.0", "numpy==1.26.4", "onnxruntime==1.31.1"]
+# ///
+"""PyTriton: a Python function behind Triton, with dynamic batching."""
+
+import settings
+from graph import Graph
+from pytriton.decorators import batch
+from pytriton.model_config import DynamicBatcher, ModelConfig, Tensor
+from pytriton.triton import Triton, TritonConfig
+
+
+def main() -> None:
+    """Serve until the process ends."""
+    path, port = settings.read()
+    graph = Graph(path)
+
+    @batch
+    def infer(observations):
+        return {"coefficients": graph.coefficients(observations)}
+
+    config = TritonConfig(grpc_port=port, grpc_address="127.0.0.1", allow_http=True, http_port=0, allow_metrics=False)
+    with Triton(config=config) as triton:
+        triton.bind(
+            model_name="policy",
+            infer_func=infer,
+            inputs=[Tensor(name="observations", dtype=graph.dtype.type, shape=graph.observation_shape)],
+            outputs=[Tensor(name="coefficients", dtype="float32", shape=graph.output_shape)],
+            config=ModelConfig(max_batch_size=64, batcher=DynamicBatcher()),
+        )
+        triton.serve()
+
+
+if __name__ == "__main__":
+    main()
