@@ -207,7 +207,7 @@ class TestLearning:
 
     # Those that the papers solve larger seas with; the others are in the benchmark.
     @pytest.mark.parametrize(
-        "name", ["hyperagent_sampled", "hyperagent_ois", "fast", "hyperdqn", "enn_dqn", "ensemble_plus"]
+        "name", ["hyperagent_sampled", "hyperagent_ois", "fast", "fast_batch", "hyperdqn", "enn_dqn", "ensemble_plus"]
     )
     def test_deep_sea_of_six_is_solved(self, name: str) -> None:
         """Within 250 episodes a hundred evaluation episodes are all optimal."""
@@ -255,6 +255,10 @@ class TestSettings:
             ({"target_index": "dependent"}, "closed form needs targets under an index of their own"),
             ({"loss": "enumerated"}, "only one-hot and coordinate indices can be enumerated"),
             ({"optimism": {"num_indices": 0}}, "only one-hot and coordinate indices can all be taken"),
+            (
+                {"network": {"head": "epinet"}, "loss": "sampled", "optimism": {"target_deviations": 1.0}},
+                "target_deviations: the closed form needs a head that is affine",
+            ),
             ({"mask_probability": 0.5}, "masks need one-hot indices"),
             ({"network": {"head": "linear"}}, "a linear head has no index"),
             ({"network": {"head": "ensemble"}, "loss": "sampled", "regularisation": 0.1}, "generates its last layer"),

@@ -82,6 +82,7 @@ class OptimismConfig(BaseModel):
     """Optimistic index sampling: values are a quantile over several indices instead of those under one.
 
     Source: arXiv:2402.10228 equations 8 and 9; the published runs used the 0.8 quantile of 5 for both (ALGORITHM 2.7).
+    `target_deviations` is ours: the same without drawing, see `losses.upper_values`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -92,6 +93,12 @@ class OptimismConfig(BaseModel):
     quantile: float = Field(default=1.0, ge=0, le=1, description="The quantile over them; 1: the maximum.")
     is_acting: bool = Field(default=True, description="Whether agents act by it, in process and served.")
     is_in_targets: bool = Field(default=True, description="Whether targets bootstrap from it.")
+    target_deviations: float | None = Field(
+        default=None,
+        ge=0,
+        description="Targets bootstrap from each action's mean over all indices and so many standard deviations more, "
+        "in closed form (heads that are affine in the index); unset: from the quantile.",
+    )
 
 
 class EpsilonConfig(BaseModel):

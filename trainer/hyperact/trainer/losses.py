@@ -96,3 +96,19 @@ def optimistic_values(values: Tensor, quantile: float) -> Tensor:
     below = min(int(quantile * last), last - 1)
     share = quantile * last - below
     return torch.lerp(ordered[:, below : below + 1], ordered[:, below + 1 : below + 2], share)
+
+
+def upper_values(coefficients: Tensor, deviations: float, moments: Moments) -> Tensor:
+    """Return each action's mean over all indices plus some standard deviations: [B, 1, A] from [B, A, M + 1].
+
+    A value m + v.z has over indices with E[z] = mean * 1 and E[z z'] = second * I
+
+        the mean m + mean * sum(v) and the variance second * |v|^2 - (mean * sum(v))^2
+
+    so that under Gaussian indices m + c |v| is exactly their quantile Phi(c): what optimistic index sampling estimates
+    by drawing, without its noise. Source: ours; ALGORITHM 2.7 has the limit of many draws.
+    """
+    shift = moments.mean * coefficients[..., 1:].sum(-1)
+    variance = moments.second * (coefficients[..., 1:] ** 2).sum(-1) - shift**2
+    upper: Tensor = coefficients[..., 0] + shift + deviations * variance.clamp(min=0.0).sqrt()
+    return upper.unsqueeze(1)

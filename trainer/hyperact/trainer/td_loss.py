@@ -12,7 +12,13 @@ from torch import Tensor
 
 from hyperact.trainer.config import LearnerConfig
 from hyperact.trainer.hypermodel import Hypermodel
-from hyperact.trainer.losses import bootstrapped_target, expected_td_loss, optimistic_values, sampled_td_loss
+from hyperact.trainer.losses import (
+    bootstrapped_target,
+    expected_td_loss,
+    optimistic_values,
+    sampled_td_loss,
+    upper_values,
+)
 from hyperact.trainer.reference_distributions import draw_indices, is_discrete, moments
 from hyperact.v1.indices import ONE_HOT, Float32s, index_bank
 from hyperact.v1.model_pb2 import GraphKind, ModelSpec
@@ -89,10 +95,8 @@ class TdLoss:
 
     def targets(self, online_t: Answer, target_t: Answer, transitions: Transitions, draws: Draws) -> Tensor:
         """Return the targets [B, J], from what both networks make of the next observations."""
-        indices = draws.indices_t if draws.indices_t.shape[1] else draws.indices_tm1
-        prior = self._prior.values(transitions.prior_t, indices)
-        valuer = self._over_indices(target_t(indices) + prior)
-        chooser = self._over_indices(online_t(indices) + prior) if self._config.is_double else valuer
+        valuer = self._values_t(target_t, transitions, draws)
+        chooser = self._values_t(online_t, transitions, draws) if self._config.is_double else valuer
         return bootstrapped_target(
             transitions.rewards_t,
             transitions.discounts_t,
@@ -151,6 +155,8 @@ class TdLoss:
         """Return the targets' own indices, float32 [U, B, J, M]; none if they are under the loss's."""
         if self._optimism and self._optimism.num_indices == 0:
             return self._bank(num_updates)
+        if self._optimism and self._optimism.target_deviations is not None:
+            return self._draw(rng, num_updates, 0)
         num_indices = self._optimism.num_indices if self._optimism else 1
         is_dependent = self._config.target_index == "dependent" and num_indices == 1
         return self._draw(rng, num_updates, 0 if is_dependent else num_indices)
@@ -166,8 +172,13 @@ class TdLoss:
         bank = index_bank(self._spec.index_dim, self._spec.reference_distribution)
         return np.tile(bank, (num_updates, self._config.batch_size, 1, 1))
 
-    def _over_indices(self, values: Tensor) -> Tensor:
-        """Return values [B, J, A] as they are, or with optimism their quantile over indices [B, 1, A]."""
+    def _values_t(self, answer_t: Answer, transitions: Transitions, draws: Draws) -> Tensor:
+        """Return a network's values of the next observations: [B, J, A], or with optimism [B, 1, A]."""
+        if self._optimism and self._optimism.target_deviations is not None:
+            coefficients = answer_t(None) + transitions.prior_t
+            return upper_values(coefficients, self._optimism.target_deviations, self._moments)
+        indices = draws.indices_t if draws.indices_t.shape[1] else draws.indices_tm1
+        values = answer_t(indices) + self._prior.values(transitions.prior_t, indices)
         if self._optimism and self._optimism.num_indices != 1:
             return optimistic_values(values, self._optimism.quantile)
         return values
@@ -177,6 +188,8 @@ def _check(spec: ModelSpec, config: LearnerConfig, hypermodel: Hypermodel) -> No
     is_finite = is_discrete(spec.reference_distribution) and spec.index_dim > 0
     if config.loss == "expected" and hypermodel.graph_kind != GraphKind.GRAPH_KIND_COEFFICIENTS:
         raise ValueError(f"loss: the closed form needs a head that is affine in the index, not {config.network.head!r}")
+    if config.optimism.target_deviations is not None and hypermodel.graph_kind != GraphKind.GRAPH_KIND_COEFFICIENTS:
+        raise ValueError("optimism.target_deviations: the closed form needs a head that is affine in the index")
     if config.loss == "expected" and config.target_index == "dependent":
         raise ValueError("loss: the closed form needs targets under an index of their own")
     if config.loss == "enumerated" and not is_finite:

@@ -14,6 +14,7 @@
 | hypermodel | every layer generated | arXiv:2006.07464 |
 | ddqn | no index and no prior, epsilon-greedy | arXiv:1509.06461 |
 | fast | HyperAgent for worlds of distinct states, which explores in a fraction of the episodes: `_fast` | ours |
+| fast_batch | the same for few deployments of many episodes, each under an index of its own: `_fast_batch` | ours |
 | ddqn_greedy | the same without random actions: HyperAgent without loadings and prior | a negative control |
 
 Equations without another source are those of arXiv:2402.10228.
@@ -63,7 +64,8 @@ _ensemble: dict[str, Any] = {
 # explorer that overrates places it has not been to no longer goes to the nearest new one. So: one hidden layer without
 # biases, which is a row of weights for each state; small first and large last weights, so that the rows learn more than
 # what they share; Adam's epsilon near the size of gradients, so that rarely visited rows do not overshoot; a prior of
-# equal spread everywhere; optimism in acting and in targets; values bounded by what the prior can promise; a discount
+# equal spread everywhere; optimism in acting and in targets, there in closed form, for what is drawn would blur the
+# difference between a discovery here and one a step further; values bounded by what the prior can promise; a discount
 # that prefers near discoveries to far ones; eight times as many samples a step. One setting for all sizes.
 _fast: dict[str, Any] = {
     "network": {
@@ -74,13 +76,18 @@ _fast: dict[str, Any] = {
         "prior_form": "uniform",
         "prior_scale": 1.0,
     },
-    "optimism": {"num_indices": 16, "quantile": 1.0},
+    # 1.77 is the mean of the greatest of 16 standard normal draws: targets promise what acting will find.
+    "optimism": {"num_indices": 16, "quantile": 1.0, "target_deviations": 1.77},
     "value_bound": 2.0,
     "learning_rate": 2e-3,
     "adam_epsilon": 5e-4,
     "batch_size": 256,
     "updates_per_step": 4,
 }
+# Where a version plays many episodes before anything is learned from them, they must differ: under one index each, and
+# not under sixteen whose maximum is nearly the same for all. Many of them explore what is near in any case, so the
+# discount need not prefer it.
+_fast_batch: dict[str, Any] = _fast | {"optimism": {"num_indices": 1}, "batch_size": 128}
 _ddqn: dict[str, Any] = {"network": {"head": "linear", "prior_scale": 0.0}, "perturbation_scale": 0.0}
 
 variants: dict[str, Variant] = {
@@ -88,6 +95,7 @@ variants: dict[str, Variant] = {
     "hyperagent_sampled": Variant({"loss": "sampled"}),
     "hyperagent_ois": Variant({"optimism": _ois}),
     "fast": Variant(_fast, discount=0.97),
+    "fast_batch": Variant(_fast_batch),
     "hyperagent_one_hot": Variant({"loss": "enumerated"}, distribution=ONE_HOT),
     "hyperdqn": Variant(
         {
