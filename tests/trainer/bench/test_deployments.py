@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from hyperact.trainer.bench.deployments import DeploymentsRun, columns, make_runs
 from hyperact.trainer.bench.deployments_figure import deployments_figure
 from hyperact.trainer.bench.deployments_table import make_table
@@ -36,14 +38,16 @@ class TestDeploymentsRun:
         assert (10 * needed, 40 * needed, 160 * needed) == (row["episodes"], row["steps"], row["learner_steps"])
         assert needed == len(marks)
 
-    def test_learner_steps_may_be_given(self, tmp_path: Path) -> None:
-        """Large batches do not need more updates each; a run ends at its cap."""
-        run = DeploymentsRun(Subject("ddqn_greedy", 10, 0, quick), 5, 2, learner_steps=7)
+    @pytest.mark.parametrize(("least", "expected"), [(0, 2 * 5), (7, 2 * 7), (3, 2 * 5)])
+    def test_small_batches_may_have_more_learner_steps(self, tmp_path: Path, least: int, expected: int) -> None:
+        """The greater of a least number and a tenth of 50 new transitions each; a run ends at its cap."""
+        changes = json.dumps({**json.loads(quick), "replay_ratio": 0.1})
+        run = DeploymentsRun(Subject("ddqn_greedy", 10, 0, changes), 5, 2, min_learner_steps=least)
 
         row = run.play(tmp_path / "none", lambda mark: None)
 
-        assert ("no", 2, 14) == (row["solved"], row["deployments"], row["learner_steps"])
-        assert '"learner_steps":7' in str(row["configuration"])
+        assert ("no", 2, expected) == (row["solved"], row["deployments"], row["learner_steps"])
+        assert bool(least) == ("min_learner_steps" in str(row["configuration"]))
 
     def test_a_row_finishes_its_own_run_only(self) -> None:
         """Another batch, other learner steps or a higher cap for an unsolved run are runs of their own."""
@@ -52,7 +56,7 @@ class TestDeploymentsRun:
         assert DeploymentsRun(subject, 20, 10).is_finished_by(outcome())
         assert DeploymentsRun(subject, 20, 30).is_finished_by(outcome())
         assert not DeploymentsRun(subject, 50, 10).is_finished_by(outcome())
-        assert not DeploymentsRun(subject, 20, 10, learner_steps=500).is_finished_by(outcome())
+        assert not DeploymentsRun(subject, 20, 10, min_learner_steps=500).is_finished_by(outcome())
         assert not DeploymentsRun(subject, 20, 30).is_finished_by(outcome(deployments=10))
 
     def test_small_seas_and_batches_come_first(self) -> None:

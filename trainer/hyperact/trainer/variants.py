@@ -87,7 +87,7 @@ _fast: dict[str, Any] = {
 # Where a version plays many episodes before anything is learned from them, they must differ: under one index each, and
 # not under sixteen whose maximum is nearly the same for all. Many of them explore what is near in any case, so the
 # discount need not prefer it.
-_fast_batch: dict[str, Any] = _fast | {"optimism": {"num_indices": 1}, "batch_size": 128}
+_fast_batch: dict[str, Any] = _fast | {"optimism": {"num_indices": 1}, "batch_size": 128, "replay_ratio": 0.5}
 _ddqn: dict[str, Any] = {"network": {"head": "linear", "prior_scale": 0.0}, "perturbation_scale": 0.0}
 
 variants: dict[str, Variant] = {

@@ -60,14 +60,15 @@ class DeploymentsRun:
         subject: what learns, and on which sea.
         episodes_per_deployment: K.
         max_deployments: the cap; an unsolved run counts as so many.
-        learner_steps: after each batch of episodes; 0: the settings' replay ratio times its transitions.
+        min_learner_steps: after each batch of episodes; more where the settings' replay ratio times its transitions is
+            more. A few episodes of a small sea are few transitions, but values must travel through it all the same.
         commit: of the code that plays.
     """
 
     subject: Subject
     episodes_per_deployment: int
     max_deployments: int
-    learner_steps: int = 0
+    min_learner_steps: int = 0
     commit: str = field(default="", compare=False)
 
     @property
@@ -83,7 +84,7 @@ class DeploymentsRun:
     @property
     def configuration(self) -> str:
         """What of the settings is not the default, as JSON."""
-        steps = {"learner_steps": self.learner_steps} if self.learner_steps else {}
+        steps = {"min_learner_steps": self.min_learner_steps} if self.min_learner_steps else {}
         return json.dumps(self.subject.differences() | steps, sort_keys=True, separators=(",", ":"))
 
     def is_finished_by(self, row: Mapping[str, str]) -> bool:
@@ -157,7 +158,7 @@ class _Loop:
     def learn(self) -> None:
         """Update, and deploy the outcome."""
         num_new = self._run.episodes_per_deployment * self._run.subject.size
-        for _ in range(self._run.learner_steps or round(num_new * self.learner.config.replay_ratio)):
+        for _ in range(max(self._run.min_learner_steps, round(num_new * self.learner.config.replay_ratio))):
             self.learner.update(self._replay)
         self.num_deployments += 1
 
@@ -173,7 +174,7 @@ def make_runs(settings: DeploymentsSettings) -> list[DeploymentsRun]:
     commit, changes = code_commit(), json.dumps(settings.learner, sort_keys=True)
     return [
         DeploymentsRun(
-            Subject(variant, size, seed, changes), batch, settings.max_deployments, settings.learner_steps, commit
+            Subject(variant, size, seed, changes), batch, settings.max_deployments, settings.min_learner_steps, commit
         )
         for size in sorted(settings.sizes)
         for batch in sorted(settings.episodes_per_deployment)

@@ -56,8 +56,11 @@ class DeploymentsSettings(BenchSettings):
     max_deployments: int = Field(
         default=40, gt=0, description="Deployments of a run at most; an unsolved one counts as so many."
     )
-    learner_steps: int = Field(
-        default=0, ge=0, description="Learner steps before each deployment; 0: replay_ratio for each new transition."
+    min_learner_steps: int = Field(
+        default=0,
+        ge=0,
+        description="Learner steps before each deployment at least; more where replay_ratio for each new transition "
+        "comes to more.",
     )
 
 
