@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from matplotlib.axes import Axes
 
 from hyperact.trainer.bench.deployments import DeploymentsRun, columns, make_runs
 from hyperact.trainer.bench.deployments_figure import deployments_figure
@@ -23,6 +25,12 @@ def outcome(seed: int = 0, batch: int = 20, deployments: int = 5, variant: str =
     found = {**run.subject.identity(), "episodes_per_deployment": batch, "solved": solved, "deployments": deployments}
     rest = {"max_deployments": 10, "configuration": run.configuration}
     return {name: str((found | rest).get(name, "")) for name in columns}
+
+
+def heights(axis: Axes, style: str = "-", marker: str = "None") -> list[list[float]]:
+    """Return the y values of an axis's lines of a style."""
+    lines = [line for line in axis.lines if (line.get_linestyle(), line.get_marker()) == (style, marker)]
+    return [np.asarray(line.get_ydata()).tolist() for line in lines]
 
 
 class TestDeploymentsRun:
@@ -79,10 +87,21 @@ class TestReport:
         ] == table.cells
 
     def test_the_figure_has_a_column_a_size_and_a_line_a_variant(self) -> None:
-        """Deployments above, episodes below."""
-        rows = [outcome(), outcome(1, deployments=10), outcome(variant="ddqn", deployments=10)]
+        """Deployments above, episodes below; who is shown is named by the legend."""
+        rows = [outcome(), outcome(batch=100, deployments=3), outcome(1, deployments=4, variant="ddqn")]
 
-        axes = deployments_figure(rows).axes
+        figure = deployments_figure(rows)
 
-        assert ["deployments to solve", "episodes to solve"] == [axis.get_ylabel() for axis in axes]
-        assert {"hyperagent", "ddqn"} <= {line.get_label() for line in axes[0].lines}
+        above, below = figure.axes
+        assert ("deployments to solve", "episodes to solve") == (above.get_ylabel(), below.get_ylabel())
+        assert [[5, 3], [4]] == heights(above)
+        assert [[100, 300], [80]] == heights(below)
+        named = [text.get_text() for text in figure.legends[0].get_texts()]
+        assert ["HyperAgent", "Double DQN, ε-greedy", "not all solved"] == named
+
+    def test_means_with_unsolved_runs_are_shown_as_bounds(self) -> None:
+        """One of ten deployments is unsolved: the mean of 5 and 10 is a hollow triangle on a dashed line."""
+        (above, _) = deployments_figure([outcome(0), outcome(1, deployments=10)]).axes
+
+        assert [[7.5]] == heights(above, style="--")
+        assert [[7.5]] == [ys for ys in heights(above, style="None", marker="^") if ys]
