@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from hyperact.service.batching import Arrivals, Batcher
+from hyperact.service.batching import Batcher, Crowd
 
 
 def make(max_rows: int = 4, wait_seconds: float = 5.0, max_running: int = 99) -> tuple[Batcher[int], list[list[int]]]:
@@ -30,7 +30,7 @@ async def test_rows_of_one_turn_share_a_batch() -> None:
 
     assert [[0, 1, 2]] == batches
     assert not batcher.is_idle
-    batcher.finished()
+    batcher.finished(3)
     assert batcher.is_idle
 
 
@@ -70,36 +70,71 @@ async def test_the_deadline_closes_it_under_a_trickle() -> None:
     assert len(batches) > 1
 
 
-async def test_under_load_a_batch_waits_for_as_many_as_came_before() -> None:
-    """Once many rows come per moment, one row is not sent alone, but never later than the deadline."""
-    batcher, batches = make(max_rows=100, wait_seconds=0.05)
-    for row in range(10):
+async def test_under_load_a_batch_waits_for_all_who_were_there() -> None:
+    """Those who are answered come again: with those who gathered meanwhile they share the next batch."""
+    batcher, batches = make(max_rows=100, wait_seconds=5.0, max_running=1)
+    batcher.add(0)
+    await turn()
+    for row in (1, 2, 3):
         batcher.add(row)
-    await asyncio.sleep(0.06)
 
+    batcher.finished(1)
+    await turn()
+    assert [[0]] == batches
     batcher.add(10)
+    await turn()
+
+    assert [[0], [1, 2, 3, 10]] == batches
+
+
+async def test_who_does_not_come_is_waited_for_until_the_deadline() -> None:
+    """A crowd that left costs those who stayed one short wait, once."""
+    batcher, batches = make(max_rows=100, wait_seconds=0.05, max_running=1)
+    for row in range(4):
+        batcher.add(row)
+    await turn()
+    batcher.finished(4)
+
+    batcher.add(4)
     await turn()
     assert 1 == len(batches)
     await asyncio.sleep(0.1)
+    assert [4] == batches[1]
+    batcher.finished(1)
+    batcher.add(5)
+    await turn()
 
-    assert [10] == batches[1]
+    assert [5] == batches[2]
 
 
-def test_what_is_expected_is_what_came_in_the_last_window() -> None:
+async def test_two_take_turns() -> None:
+    """While one is being logged the other is on its way: waiting for each other would serve neither."""
+    batcher, batches = make(max_rows=100, max_running=1)
+    batcher.add(0)
+    await turn()
+    batcher.add(1)
+
+    batcher.finished(1)
+    await turn()
+
+    assert [[0], [1]] == batches
+
+
+def test_a_crowd_is_expected_for_a_moment() -> None:
     """A burst that is over is not waited for."""
-    arrivals = Arrivals(window_seconds=1.0)
-    expected = []
-    for now in (10.0, 10.1, 10.2, 11.1, 11.2, 12.15, 30.0):
-        arrivals.count(now)
-        expected.append(arrivals.expected)
+    crowd = Crowd(keep_seconds=1.0)
+    assert 1 == crowd.expected(0.0)
 
-    assert [1, 1, 1, 3, 3, 2, 1] == expected
+    crowd.count(num_answered=5, num_gathered=3, now=10.0)
+
+    assert 8 == crowd.expected(10.5)
+    assert 1 == crowd.expected(11.5)
 
 
 @pytest.mark.parametrize("max_running", [1, 3])
 async def test_the_next_batch_gathers_while_as_many_run_as_may(max_running: int) -> None:
     """Under load rows wait together and go together, in batches that are no larger than allowed."""
-    batcher, batches = make(max_rows=4, max_running=max_running)
+    batcher, batches = make(max_rows=4, wait_seconds=0.05, max_running=max_running)
     for row in range(max_running):
         batcher.add(row)
         await turn()
@@ -109,8 +144,9 @@ async def test_the_next_batch_gathers_while_as_many_run_as_may(max_running: int)
     await turn()
     assert max_running == len(batches)
     assert 6 == batcher.num_waiting
-    batcher.finished()
+    batcher.finished(1)
 
     assert [100, 101, 102, 103] == batches[-1]
-    batcher.finished()
+    batcher.finished(4)
+    await asyncio.sleep(0.1)
     assert [104, 105] == batches[-1]

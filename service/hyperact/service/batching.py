@@ -4,10 +4,11 @@ The rules:
 
 1. A batch closes at once when it is full.
 2. A batch that holds as many rows as are *expected* closes when nothing else is waiting: the event loop turned and
-   brought no row. One row is expected of a lone client, so it never waits; under load as many as came within the last
-   `wait_seconds` before the batch was opened.
-3. A batch closes `wait_seconds` after its first row, whatever was expected.
-4. While as many batches run as may, the next one gathers. So one batch is decided while another is being logged.
+   brought no row. One row is expected of a lone client, so it never waits. Once rows had to wait for a batch that was
+   under way, everybody is expected who was there: those of that batch, who are answered now and come again, and those
+   who gathered meanwhile. So the batches grow until all that are in flight share one.
+3. A batch closes `wait_seconds` after its first row, whatever was expected, unless too many run.
+4. While as many batches run as may, the next one gathers.
 """
 
 import asyncio
@@ -16,6 +17,8 @@ from typing import Generic, TypeVar
 
 RowT = TypeVar("RowT")
 num_idle_turns = 2
+num_alternating = 2
+"""So few take turns: one is decided and logged while the other is on its way, and neither waits."""
 
 
 class Batcher(Generic[RowT]):
@@ -40,7 +43,7 @@ class Batcher(Generic[RowT]):
         self._is_turning = False
         self._timer: asyncio.TimerHandle | None = None
         self._deadline = 0.0
-        self._arrivals = Arrivals(wait_seconds)
+        self._crowd = Crowd(wait_seconds)
 
     @property
     def num_waiting(self) -> int:
@@ -54,27 +57,32 @@ class Batcher(Generic[RowT]):
 
     def add(self, row: RowT) -> None:
         """Put a row into the open batch."""
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        self._arrivals.count(now)
-        if not self._rows:
-            self._deadline = now + self._wait_seconds
         self._rows.append(row)
         if len(self._rows) >= self._max_rows:
             self._close()
-        elif self._is_turning:
-            pass
-        elif len(self._rows) >= self._arrivals.expected:
+        elif not self._is_turning and self._num_running < self._max_running:
+            self._gather()
+
+    def finished(self, num_rows: int) -> None:
+        """Note that a batch of so many rows is over."""
+        self._num_running -= 1
+        self._crowd.count(num_rows, len(self._rows), asyncio.get_running_loop().time())
+        if len(self._rows) >= self._max_rows:
+            self._close()
+        elif self._rows and not self._is_turning:
+            self._gather()
+
+    def _gather(self) -> None:
+        """See whether the open batch holds all who are expected; else close it when the time is up."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        if self._timer is None:
+            self._deadline = now + self._wait_seconds
+        if len(self._rows) >= self._crowd.expected(now):
             self._is_turning = True
             loop.call_soon(self._turn, loop, len(self._rows), 0)
         elif self._timer is None:
             self._timer = loop.call_later(self._wait_seconds, self._close)
-
-    def finished(self) -> None:
-        """Note that a batch is over."""
-        self._num_running -= 1
-        if self._rows and self._timer is None and not self._is_turning:
-            self._close()
 
     def _turn(self, loop: asyncio.AbstractEventLoop, num_rows: int, num_idle: int) -> None:
         num_idle = num_idle + 1 if len(self._rows) <= num_rows else 0
@@ -96,23 +104,20 @@ class Batcher(Generic[RowT]):
         self._run(batch)
 
 
-class Arrivals:
-    """How many rows came within the last full window of time.
+class Crowd:
+    """How many rows may be expected, by those who were there when a batch was over. Pure."""
 
-    Attributes:
-        expected: that number; at least 1.
-    """
+    def __init__(self, keep_seconds: float) -> None:
+        self._keep_seconds = keep_seconds
+        self._num = 1
+        self._until = 0.0
 
-    def __init__(self, window_seconds: float) -> None:
-        self.expected = 1
-        self._window_seconds = window_seconds
-        self._begin = 0.0
-        self._num = 0
+    def count(self, num_answered: int, num_gathered: int, now: float) -> None:
+        """Note that a batch was over while others had gathered."""
+        num = num_answered + num_gathered
+        self._num = num if num > num_alternating else 1
+        self._until = now + self._keep_seconds
 
-    def count(self, now: float) -> None:
-        """Note that a row came."""
-        elapsed = now - self._begin
-        if elapsed >= self._window_seconds:
-            self.expected = max(1, self._num) if elapsed < 2 * self._window_seconds else 1
-            self._begin, self._num = now, 0
-        self._num += 1
+    def expected(self, now: float) -> int:
+        """Return how many rows an open batch may wait for: those there were a moment ago; at least 1."""
+        return self._num if now < self._until else 1

@@ -6,7 +6,7 @@ nothing changes, before the whole request is checked.
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from hyperact.service import requests, tokens
@@ -93,7 +93,9 @@ class DataPlane:
 
     async def act(self, request: ActRequest) -> ActResponse:
         """Decide one step. Raises DecisionError."""
-        (answer,) = await self._admit([request])
+        answers = Answers(1)
+        self._admit([request], answers)
+        (answer,) = await answers.all()
         if isinstance(answer, DecisionError):
             raise answer
         return answer
@@ -103,10 +105,25 @@ class DataPlane:
 
         Raises InvalidRequestError if the batch is empty or too large; else every request has its own answer.
         """
+        self._check_size(batch)
+        answers = Answers(len(batch))
+        self._admit(batch, answers)
+        return await answers.all()
+
+    def begin_batch(self, batch: Sequence[ActRequest], on_complete: Callable[[Answers], None]) -> Answers:
+        """Do as `act_batch`, and call `on_complete` with the answers when they are: now or later.
+
+        For many batches of one caller: none of them needs a task of its own. Raises as `act_batch`.
+        """
+        self._check_size(batch)
+        answers = Answers(len(batch), on_complete)
+        self._admit(batch, answers)
+        return answers
+
+    def _check_size(self, batch: Sequence[ActRequest]) -> None:
         if not 1 <= len(batch) <= self._limits.max_batch:
             message = f"requests: expected 1 to {self._limits.max_batch}, got {len(batch)}"
             raise InvalidRequestError(message, reason="BAD_BATCH", field="requests")
-        return await self._admit(batch)
 
     async def report(self, request: ReportRequest) -> ReportResponse:
         """Record an outcome without a decision. Raises DecisionError."""
@@ -153,9 +170,8 @@ class DataPlane:
 
     # From the requests of a call to their rows.
 
-    async def _admit(self, batch: Sequence[ActRequest]) -> list[Answer]:
-        """Answer the requests of a call, each by itself."""
-        answers = Answers(len(batch))
+    def _admit(self, batch: Sequence[ActRequest], answers: Answers) -> None:
+        """Answer the requests of a call or put their rows on the way, each by itself."""
         caller = current_caller.get()
         now = time.monotonic()
         for name, places in self._by_model(batch, answers).items():
@@ -172,7 +188,6 @@ class DataPlane:
                     self._enter(entrance, arrival, answers)
                 except DecisionError as error:
                     self._refuse(name, answers, [arrival.place], error)
-        return await answers.all()
 
     def _by_model(self, batch: Sequence[ActRequest], answers: Answers) -> dict[str, list[int]]:
         """Return the places of the requests of each model; a second request of a session is refused."""

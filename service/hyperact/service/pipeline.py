@@ -6,7 +6,7 @@ The rules:
    its session stays where it was. From then on it belongs to the batch: it is decided, logged and remembered, so that
    a retry finds the answer.
 2. A step is answered, and its session moves on, when the log's append has returned. While a batch is being logged the
-   next one is being decided.
+   next one gathers or, in inference threads, is decided.
 3. Whatever fails, every row is answered, and a row that was not logged leaves its session where it was.
 4. What a shadow scores was decided, logged and answered before; nothing here waits for it.
 """
@@ -191,13 +191,14 @@ class Pipeline:
             lambda rows: self._spawn(self._run(lane, batcher, writer, rows), rows),
             max_rows=self._limits.max_batch,
             wait_seconds=self._limits.batch_wait_seconds,
-            # One more than can be decided at a time: that one is being logged.
-            max_running=max(1, self._limits.inference_threads) + 1,
+            # With threads one more than can be decided at a time: that one is being logged. On the loop the time of
+            # the log is better spent on taking in rows: the next batch is the larger for it.
+            max_running=self._limits.inference_threads + 1,
         )
         return batcher
 
     async def _run(self, lane: Lane, batcher: Batcher[Row], writer: StepWriter, rows: list[Row]) -> None:
-        begun = time.monotonic()
+        begun, num_rows = time.monotonic(), len(rows)
         try:
             rows = self._drop_unwanted(rows)
             if not rows:
@@ -208,7 +209,7 @@ class Pipeline:
                 decided = await asyncio.get_running_loop().run_in_executor(self._threads, lane.decide, rows)
             await self._finish(lane, rows, self._draft(lane, writer, rows, decided), begun)
         finally:
-            batcher.finished()
+            batcher.finished(num_rows)
 
     def _drop_unwanted(self, rows: list[Row]) -> list[Row]:
         """Return the rows that somebody waits for; work for nobody would keep those waiting who do."""

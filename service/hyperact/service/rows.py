@@ -1,6 +1,7 @@
 """One step on its way from the request to its answers."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,23 +30,36 @@ def _no_indices() -> Float32s:
 class Answers:
     """The answers of one call, as they come in.
 
+    Args:
+        on_complete: called when the last one has come.
+
     Attributes:
         is_wanted: whether the call still waits: it was not cancelled, and its deadline has not passed.
     """
 
-    __slots__ = ("_future", "_num_missing", "is_wanted", "results")
+    __slots__ = ("_future", "_num_missing", "_on_complete", "is_wanted", "results")
 
-    def __init__(self, num_requests: int) -> None:
+    def __init__(self, num_requests: int, on_complete: "Callable[[Answers], None] | None" = None) -> None:
         self.is_wanted = True
+        self._on_complete = on_complete
         self.results: list[Answer | None] = [None] * num_requests
         self._num_missing = num_requests
         self._future: asyncio.Future[None] | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the last answer has come."""
+        return not self._num_missing
 
     def put(self, place: int, answer: Answer) -> None:
         """Take in the answer to one request."""
         self.results[place] = answer
         self._num_missing -= 1
-        if not self._num_missing and self._future is not None and not self._future.done():
+        if self._num_missing:
+            return
+        if self._on_complete is not None:
+            self._on_complete(self)
+        if self._future is not None and not self._future.done():
             self._future.set_result(None)
 
     async def all(self) -> list[Answer]:
@@ -57,6 +71,10 @@ class Answers:
             except asyncio.CancelledError:
                 self.is_wanted = False
                 raise
+        return self.complete()
+
+    def complete(self) -> list[Answer]:
+        """Return the answers, in order; they are complete."""
         return [answer for answer in self.results if answer is not None]
 
 

@@ -8,7 +8,7 @@ import grpc
 
 from hyperact.service.data_plane import DataPlane
 from hyperact.service.errors import DecisionError
-from hyperact.service.rows import Answer
+from hyperact.service.rows import Answer, Answers
 from hyperact.service.statuses import abort, to_act_error
 from hyperact.v1 import decision_pb2_grpc
 from hyperact.v1.decision_pb2 import (
@@ -54,19 +54,19 @@ class DecisionServicer(decision_pb2_grpc.DecisionServiceServicer):
         self, request_iterator: AsyncIterator[ActStreamRequest], context: Context
     ) -> AsyncIterator[ActStreamResponse]:
         """Answer batches as they come; one that is quick may overtake one that is not."""
-        responses: asyncio.Queue[ActStreamResponse | BaseException | None] = asyncio.Queue()
-        places = asyncio.Semaphore(max_batches_per_stream)
-        reader = asyncio.create_task(self._answer_all(request_iterator, responses, places))
+        stream = _Stream(self._data_plane)
+        reader = asyncio.create_task(stream.read(request_iterator))
         try:
-            while (response := await responses.get()) is not None:
+            while (response := await stream.responses.get()) is not None:
                 if isinstance(response, DecisionError):
                     await abort(context, response)
                 if isinstance(response, BaseException):
                     raise response
                 yield response
-                places.release()
+                stream.places.release()
         finally:
             reader.cancel()
+            stream.give_up()
             # What it met, the end of the stream met too; unasked, Python would log it as lost.
             await asyncio.gather(reader, return_exceptions=True)
 
@@ -84,34 +84,51 @@ class DecisionServicer(decision_pb2_grpc.DecisionServiceServicer):
         except DecisionError as error:
             await abort(context, error)
 
-    async def _answer_all(
-        self,
-        requests: AsyncIterator[ActStreamRequest],
-        responses: "asyncio.Queue[ActStreamResponse | BaseException | None]",
-        places: asyncio.Semaphore,
-    ) -> None:
-        """Answer every batch of a stream.
 
-        A batch holds one of the `places` until its answer was sent: the rest waits in the transport, also behind a
-        client that sends and does not read.
-        """
+class _Stream:
+    """The batches of one stream, between their requests and their responses.
 
-        async def answer(request: ActStreamRequest) -> None:
-            try:
-                answers = await self._data_plane.act_batch(request.requests)
-                responses.put_nowait(ActStreamResponse(batch_id=request.batch_id, results=_to_results(answers)))
-            except Exception as error:  # noqa: BLE001 - it is raised where the stream is answered
-                responses.put_nowait(error)
+    A batch holds one of the `places` until its answer was sent: the rest waits in the transport, also behind a client
+    that sends and does not read.
 
+    Attributes:
+        responses: what is to be sent: a response, an error that ends the stream, or None at its end.
+    """
+
+    def __init__(self, data_plane: DataPlane) -> None:
+        self._data_plane = data_plane
+        self._in_work: set[Answers] = set()
+        self.responses: asyncio.Queue[ActStreamResponse | BaseException | None] = asyncio.Queue()
+        self.places = asyncio.Semaphore(max_batches_per_stream)
+
+    async def read(self, requests: AsyncIterator[ActStreamRequest]) -> None:
+        """Put every batch on its way; return when the stream is over and all are answered."""
         try:
-            async with asyncio.TaskGroup() as group:
-                async for request in requests:
-                    await places.acquire()
-                    group.create_task(answer(request))
-        except* DecisionError as errors:  # from whoever hands us the requests: the stream may not go on
-            responses.put_nowait(errors.exceptions[0])
+            async for request in requests:
+                await self.places.acquire()
+                self._begin(request)
+            for _ in range(max_batches_per_stream):
+                await self.places.acquire()
+        except Exception as error:  # noqa: BLE001 - it is raised where the stream is answered
+            self.responses.put_nowait(error)
         finally:
-            responses.put_nowait(None)
+            self.responses.put_nowait(None)
+
+    def give_up(self) -> None:
+        """Note that nobody waits for what is in work."""
+        for answers in self._in_work:
+            answers.is_wanted = False
+
+    def _begin(self, request: ActStreamRequest) -> None:
+        batch_id = request.batch_id
+
+        def respond(answers: Answers) -> None:
+            self._in_work.discard(answers)
+            self.responses.put_nowait(ActStreamResponse(batch_id=batch_id, results=_to_results(answers.complete())))
+
+        answers = self._data_plane.begin_batch(request.requests, respond)
+        if not answers.is_complete:
+            self._in_work.add(answers)
 
 
 def _to_results(answers: Sequence[Answer]) -> list[ActResult]:
