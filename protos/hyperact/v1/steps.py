@@ -6,12 +6,12 @@ anything outside printable ASCII percent-encoded, so that every name has one tex
 
 import hashlib
 import re
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
 from hyperact.v1.decision_pb2 import StepId
 from hyperact.v1.errors import FieldError
-from hyperact.v1.wire import varint
 
 max_session_bytes = 256
 max_report_id_length = 64
@@ -50,11 +50,17 @@ class RunNames:
 
     def message(self, episode: int, number: int) -> bytes:
         """Return the serialised StepId of a step."""
-        return b"".join((self._head, b"\x20", varint(episode), b"\x28", varint(number)))
+        return self._head + _place_in_run(episode, number)
 
     def digest(self, episode: int, number: int) -> bytes:
         """Return `step_digest` of a step."""
         return _digest(self._ids + episode.to_bytes(8, "little") + number.to_bytes(8, "little"))
+
+
+@lru_cache(maxsize=4096)
+def _place_in_run(episode: int, number: int) -> bytes:
+    """Return the last two fields of a serialised StepId. Sessions that began together ask for the same ones."""
+    return StepId(episode=episode, number=number).SerializeToString()
 
 
 def to_key(step_id: StepId) -> StepKey:

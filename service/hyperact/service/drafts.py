@@ -13,7 +13,7 @@ from hyperact.service.rows import Row
 from hyperact.service.sessions import Cursor
 from hyperact.v1.decision_pb2 import ActResponse, Position, SessionState, Step
 from hyperact.v1.steps import RunNames
-from hyperact.v1.wire import field, field_head, varint
+from hyperact.v1.wire import field, field_head
 
 
 class StepWriter:
@@ -67,7 +67,7 @@ class StepWriter:
         ]
         if previous is not None:
             parts.append(field(Step.PREVIOUS_OUTCOME_FIELD_NUMBER, request.outcome.SerializeToString()))
-            parts.append(field(Step.PREVIOUS_POSITION_FIELD_NUMBER, _position(*previous)))
+            parts.append(_position_field(Step.PREVIOUS_POSITION_FIELD_NUMBER, *previous))
         digest = names.digest(key.episode, key.number)
         return Record(digest, key.model, time_ms, Kind.STEP, is_evaluation, b"".join(parts))
 
@@ -79,7 +79,7 @@ def make_token(token_key: bytes, names: RunNames, cursor: Cursor) -> bytes:
     parts = (
         names.message(cursor.episode, cursor.number),  # the first fields of both messages are the same
         _pin(cursor.version, cursor.deployment, cursor.segment),
-        field(SessionState.LAST_POSITION_FIELD_NUMBER, _position(*cursor.last)),
+        _position_field(SessionState.LAST_POSITION_FIELD_NUMBER, *cursor.last),
     )
     return tokens.seal(token_key, b"".join(parts))
 
@@ -115,16 +115,12 @@ def make_answer_again(logged: Step, token: bytes) -> ActResponse:
     )
 
 
+# Small tables: sessions that began together ask for the same entries again and again.
 @lru_cache(maxsize=4096)
 def _pin(version: str, deployment: int, segment: int) -> bytes:
     return SessionState(version=version, deployment=deployment, segment=segment).SerializeToString()
 
 
-_episode_tag, _number_tag = (
-    varint(Position.DESCRIPTOR.fields_by_name[name].number << 3) for name in ("episode", "number")
-)
-
-
-def _position(episode: int, number: int) -> bytes:
-    """Return a serialised Position."""
-    return b"".join((_episode_tag, varint(episode), _number_tag, varint(number)))
+@lru_cache(maxsize=4096)
+def _position_field(field_number: int, episode: int, number: int) -> bytes:
+    return field(field_number, Position(episode=episode, number=number).SerializeToString())

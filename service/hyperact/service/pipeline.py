@@ -113,7 +113,7 @@ class Pipeline:
         flight, versions = row.flight, row.versions
         pinned = flight.pinned_version
         if serving.lane.rhythm.is_pin_start(row.step):
-            self._place(row, self._begin_with(row), is_repinned=False)
+            self._place(row, self._begin_with(row), is_repinned=False, serving=serving)
         elif not flight.is_pin_known or versions.must_leave(pinned):
             self._place(row, self._begin_with(row), is_repinned=True)
         elif not pinned:
@@ -122,7 +122,7 @@ class Pipeline:
         elif versions.is_overdue(pinned):
             self._place(row, self._begin_with(row), is_repinned=True)
         elif (loaded := versions.get(pinned)) is not None:
-            self._place(row, loaded, is_repinned=False, deployment=flight.pinned_deployment)
+            self._place(row, loaded, is_repinned=False, deployment=flight.pinned_deployment, serving=serving)
         else:
             self._spawn(self._obtain(row, pinned), [row])
 
@@ -146,14 +146,25 @@ class Pipeline:
         else:
             self._place(row, loaded, is_repinned=False, deployment=row.flight.pinned_deployment)
 
-    def _place(self, row: Row, loaded: LoadedVersion | None, *, is_repinned: bool, deployment: int = 0) -> None:
-        """Put a row into the batch of a version, or of the fallback."""
+    def _place(
+        self,
+        row: Row,
+        loaded: LoadedVersion | None,
+        *,
+        is_repinned: bool,
+        deployment: int = 0,
+        serving: OpenLane | None = None,
+    ) -> None:
+        """Put a row into the batch of a version, or of the fallback. `serving` is what serves now, if that is known."""
         if loaded is None and not self._can_fall_back(row):
             why = "does not know how many actions there are" if self._limits.is_fallback_allowed else "is off"
             message = f"model {row.versions.model!r} has no version yet, and the uniform fallback {why}"
             self._fail([row], PreconditionError(message, reason="NO_VERSION"))
             return
-        active = self.lanes.open(row.versions, loaded)
+        if serving is not None and loaded is row.versions.serving:
+            active = serving
+        else:
+            active = self.lanes.open(row.versions, loaded)
         lane = active.lane
         if lane.checker is not None and lane.checker is not row.checker:
             try:
