@@ -26,6 +26,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.serving_plot import plot
 from benchmarks.serving_systems import (
     ROWS,
     children_of,
@@ -201,6 +202,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--plot", type=Path, help="the image's file")
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="DeepSea alone, once, for a second a case")
@@ -219,6 +221,8 @@ def main() -> None:
         rows += measure_model(model, seconds, repeats)
     arguments.output.mkdir(parents=True, exist_ok=True)
     write(arguments.output / "serving.csv", rows)
+    if arguments.plot is not None:
+        plot(arguments.plot, rows)
     show(rows)
 
 
