@@ -33,11 +33,21 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """One way to ask a server: a connection and a language."""
+    """One way to ask a server.
+
+    Attributes:
+        connect: opens a connection.
+        language: what is said on it.
+        connect_for_batches: opens one for messages of several rows, where they have a method of their own.
+    """
 
     connect: Connect
     language: Language
-    batches: bool = True
+    connect_for_batches: Connect | None = None
+
+    def connect_for(self, case: Case) -> Connect:
+        """Return what opens a connection for a case."""
+        return (self.connect_for_batches if case.num_rows > 1 else None) or self.connect
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +78,7 @@ class Peer:
     def cases(self) -> list[Case]:
         """Return what is measured."""
         cases = [Case(name, 1, number) for name in self.ways for number in IN_FLIGHT]
-        return cases + [Case(name, ROWS, BATCHES_IN_FLIGHT) for name, way in self.ways.items() if way.batches]
+        return cases + [Case(name, ROWS, BATCHES_IN_FLIGHT) for name in self.ways]
 
 
 def dependencies(script: str) -> list[str]:
@@ -102,7 +112,7 @@ HYPERACT = Peer(
     "",
     "gRPC",
     {
-        "unary": Way(_grpc(f"{_decisions}/Act"), RawBytes()),
+        "unary": Way(_grpc(f"{_decisions}/Act"), RawBytes(), _grpc(f"{_decisions}/ActBatch")),
         "stream": Way(_grpc(f"{_decisions}/ActStream", is_stream=True), RawBytes()),
     },
 )

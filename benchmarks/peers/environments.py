@@ -40,5 +40,6 @@ def run(command: list[str]) -> None:
 
 
 def last_line(text: str) -> str:
-    """Return the last line that says something."""
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
+    """Return the last line that names an error, or else the last one that says something."""
+    lines = [line.strip() for line in text.splitlines() if any(map(str.isalpha, line))]
+    return next((line for line in reversed(lines) if "Error" in line), lines[-1] if lines else "")

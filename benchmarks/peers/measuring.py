@@ -35,7 +35,7 @@ class Subject:
     def measure(self, case: Case, seconds: float) -> Found:
         """Put the load of a case on it."""
         agents = [self._agent(case) for _ in range(case.in_flight)]
-        return measure(self.port, agents, self.peer.ways[case.way].connect, seconds)
+        return measure(self.port, agents, self.peer.ways[case.way].connect_for(case), seconds)
 
     def complaint(self) -> str:
         """Return why it does not yet answer as ONNX Runtime does, or nothing."""

@@ -28,5 +28,10 @@ class Policy(kserve.Model):
 if __name__ == "__main__":
     path, port = settings.read()
     kserve.ModelServer(
-        http_port=0, grpc_port=port, enable_grpc=True, workers=1, access_log_format=None, enable_docs_url=False
+        http_port=settings.free_port(),
+        grpc_port=port,
+        enable_grpc=True,
+        workers=1,
+        access_log_format=None,
+        enable_docs_url=False,
     ).start([Policy(Graph(path))])

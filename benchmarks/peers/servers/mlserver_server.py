@@ -33,7 +33,12 @@ async def main() -> None:
     _, port = settings.read()
     server = MLServer(
         Settings(
-            host="127.0.0.1", grpc_port=port, http_port=port + 1, metrics_endpoint=None, parallel_workers=0, debug=False
+            host="127.0.0.1",
+            grpc_port=port,
+            http_port=settings.free_port(),
+            metrics_endpoint=None,
+            parallel_workers=0,
+            debug=False,
         )
     )
     await server.start([ModelSettings(name="policy", implementation=Policy, parameters=ModelParameters())])

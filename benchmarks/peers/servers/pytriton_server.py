@@ -3,6 +3,7 @@
 # ///
 """PyTriton: a Python function behind Triton, with dynamic batching."""
 
+import numpy as np
 import settings
 from graph import Graph
 from pytriton.decorators import batch
@@ -19,13 +20,15 @@ def main() -> None:
     def infer(observations):
         return {"coefficients": graph.coefficients(observations)}
 
-    config = TritonConfig(grpc_port=port, grpc_address="127.0.0.1", allow_http=True, http_port=0, allow_metrics=False)
+    # PyTriton asks its own server over HTTP whether it is ready.
+    ports = {"grpc_port": port, "http_port": settings.free_port()}
+    config = TritonConfig(grpc_address="127.0.0.1", http_address="127.0.0.1", allow_metrics=False, **ports)
     with Triton(config=config) as triton:
         triton.bind(
             model_name="policy",
             infer_func=infer,
             inputs=[Tensor(name="observations", dtype=graph.dtype.type, shape=graph.observation_shape)],
-            outputs=[Tensor(name="coefficients", dtype="float32", shape=graph.output_shape)],
+            outputs=[Tensor(name="coefficients", dtype=np.float32, shape=graph.output_shape)],
             config=ModelConfig(max_batch_size=64, batcher=DynamicBatcher()),
         )
         triton.serve()

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import socket
 from pathlib import Path
 
 from graph import PATH_VARIABLE
@@ -15,3 +16,10 @@ def read() -> tuple[Path, int]:
     arguments = parser.parse_args()
     os.environ[PATH_VARIABLE] = str(arguments.graph)
     return arguments.graph, arguments.port
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on, for what a server wants besides."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -33,7 +33,9 @@ def write_repository(folder: Path, graph: Graph) -> None:
     here = Path(__file__).parent
     version = folder / "policy" / "1"
     version.mkdir(parents=True)
-    shutil.copy(here / "triton_model.py", version / "model.py")
+    # The backend's Python takes no notice of PYTHONPATH.
+    model = f"import sys\n\nsys.path.insert(0, {str(here)!r})\n" + (here / "triton_model.py").read_text()
+    (version / "model.py").write_text(model)
     text = CONFIG.format(
         data_type={"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}[graph.dtype.name],
         dims=list(graph.observation_shape),
@@ -52,9 +54,8 @@ def main() -> None:
     backends = folder.parent / f"{folder.name}-backends"
     shutil.copytree(package / "backends", backends)
     shutil.copy(package / "python_backend_stubs" / version / "triton_python_backend_stub", backends / "python")
-    # The backend's Python is that of the first python3 on the path; the model finds `graph` by the second variable.
+    # The backend's Python is that of the first python3 on the path.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    os.environ["PYTHONPATH"] = str(Path(__file__).parent)
     os.environ["LD_LIBRARY_PATH"] = str(package.parent.parent / "nvidia_pytriton.libs")
     binary = package / "bin" / "tritonserver"
     os.execv(
