@@ -25,7 +25,7 @@ from benchmarks.peers.tables import markdown, plot
 
 def main() -> None:
     arguments = make_parser().parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, interrupt)
     results = Results(arguments.output / "peers.csv")
     peers = {peer.name: peer for peer in PEERS}
     for name in arguments.models:
@@ -35,6 +35,12 @@ def main() -> None:
     print(markdown(results.rows))
     if arguments.plot:
         plot(results.rows, arguments.plot)
+
+
+def interrupt(*_: object) -> None:
+    """End as by Ctrl-C, which the event loop does not swallow; once, so that a server can be stopped in peace."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.raise_signal(signal.SIGINT)
 
 
 def compare(peer: Peer, model: Model, results: Results, arguments: argparse.Namespace) -> None:

@@ -85,7 +85,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
 
     models = [name for name in TITLES if any(row.model == name for row in rows)]
     figure = Figure(figsize=(5.6 * len(models), 4.6), layout="constrained")
-    figure.suptitle(f"Decisions a second with {IN_FLIGHT[-1]} in flight, one core each for server and load")
+    figure.suptitle(f"Decisions a second, {IN_FLIGHT[-1]} in flight")
     for axes, model in zip(figure.subplots(1, len(models), squeeze=False)[0], models, strict=True):
         bars = [
             (f"{peer.title}, {way}", found.decisions_per_second, peer is HYPERACT)
