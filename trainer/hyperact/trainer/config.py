@@ -188,7 +188,7 @@ class LearnerConfig(BaseModel):
     replay_ratio: float = Field(
         default=4.0,
         gt=0,
-        description="Learner steps per new transition of `retrain` (measured: benchmarks/deployments_deepsea.py).",
+        description="Learner steps per new transition of `retrain` (measured: `hyperact bench deployments`).",
     )
     updates_per_step: int = Field(
         default=1, gt=0, description="Learner steps of `train` per environment step (the papers' 1)."

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, StrMethodFormatter
+from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocator, StrMethodFormatter
 
 from hyperact.trainer.bench.deployments_table import by_batch, counted_deployments
 from hyperact.trainer.bench.results import Row
@@ -50,8 +50,10 @@ def deployments_figure(rows: Sequence[Row]) -> Figure:
                 of_variant = [row for row in of_size if row["variant"] == variant]
                 look = _Look(_colours[place % len(_colours)], _dodge ** (place - (len(variants) - 1) / 2))
                 _draw(panel, of_variant, look, counts_episodes=counts_episodes)
+        panels[1][column].yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         panels[0][column].set_title(f"DeepSea-{size}", color=_ink, fontweight="bold")
         panels[1][column].set_xlabel("episodes a deployment", color=_ink)
+    panels[0][0].set_ylim(0, 1.08 * max([counted_deployments(row) for row in rows], default=1))
     panels[0][0].set_ylabel("deployments to solve", color=_ink)
     panels[1][0].set_ylabel("episodes to solve", color=_ink)
     _add_legend(figure, variants)
@@ -96,8 +98,6 @@ def _dress(axis: Axes, rows: Sequence[Row], *, counts_episodes: bool) -> None:
     axis.set_xscale("log")
     if counts_episodes:
         axis.set_yscale("log")
-    else:
-        axis.set_ylim(0, 1.08 * max([counted_deployments(row) for row in rows], default=1))
     axis.xaxis.set_major_locator(FixedLocator(sorted({int(row["episodes_per_deployment"]) for row in rows})))
     axis.xaxis.set_minor_locator(NullLocator())
     axis.margins(x=0.15)
@@ -116,4 +116,10 @@ def _add_legend(figure: Figure, variants: Sequence[str]) -> None:
         for variant, colour in zip(variants, _colours * len(variants), strict=False)
     ]
     unsolved = Line2D([], [], color=_ink, marker="^", markerfacecolor="white", linestyle="--", label="not all solved")
-    figure.legend(handles=[*handles, unsolved], loc="outside upper center", ncols=4, frameon=False, labelcolor=_ink)
+    figure.legend(
+        handles=[*handles, unsolved],
+        loc="outside upper center",
+        ncols=4 if len(figure.axes) > 4 else 2,
+        frameon=False,
+        labelcolor=_ink,
+    )
