@@ -8,7 +8,8 @@ import numpy as np
 from google.protobuf import json_format
 
 from hyperact.trainer.checkpoints import TrainerState
-from hyperact.trainer.config import LearnerConfig, preset
+from hyperact.trainer.config import DeviceName, LearnerConfig, preset
+from hyperact.trainer.devices import find_device
 from hyperact.trainer.learner import Learner
 from hyperact.trainer.variants import default_variant, variant_config, variant_spec
 from hyperact.v1.model_pb2 import ModelSpec
@@ -49,9 +50,11 @@ def spec_of_state(state: TrainerState) -> ModelSpec:
     return json_format.Parse(state.spec_json, ModelSpec())
 
 
-def make_learner(state: TrainerState, arrays: Mapping[str, np.ndarray[Any, Any]] | None = None) -> Learner:
-    """Return the learner of a state, newborn or with the arrays of its checkpoint."""
-    learner = Learner(spec_of_state(state), state.config, state.seed)
+def make_learner(
+    state: TrainerState, arrays: Mapping[str, np.ndarray[Any, Any]] | None = None, device: DeviceName = "cpu"
+) -> Learner:
+    """Return the learner of a state, newborn or with the arrays of its checkpoint. ValueError without such a device."""
+    learner = Learner(spec_of_state(state), state.config, state.seed, find_device(device, state.config.network))
     if arrays:
         learner.set_state(arrays)
     return learner

@@ -30,6 +30,7 @@ atari_shape = (4, 84, 84)
 # "atari" and "nature" have the three convolutions of Nature's DQN and differ in `hidden_sizes` alone (see
 # `atari_networks`); "data_efficient" has the two of data-efficient Rainbow.
 TorsoName = Literal["mlp", "atari", "nature", "data_efficient"]
+DeviceName = Literal["auto", "cpu", "cuda"]
 HeadName = Literal["hyperagent", "hyperdqn", "linear", "ensemble", "epinet", "generated_mlp"]
 
 

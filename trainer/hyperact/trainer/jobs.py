@@ -90,7 +90,7 @@ def train(settings: TrainSettings) -> None:
         spec = spec_of(environment, agent_kinds[settings.agent_kind], settings.discount, settings.index_dim)
         birth = Birth(settings.model, spec, settings.seed, uuid.uuid4().hex, settings.env)
         state = new_state(birth, settings.learner, settings.variant or default_variant)
-        learner = make_learner(state)
+        learner = make_learner(state, device=settings.device)
         run = _TrainingRun(settings, environment, evaluation, learner)
         run.run()
         release = run.register(_tracking(settings), state) if settings.register else None
@@ -116,6 +116,7 @@ def retrain(settings: RetrainSettings, stop: Event) -> None:
             source=settings.log or settings.address,
             reader=settings.reader or f"trainer of {settings.model}"[:64],
             off_policy_steps=settings.off_policy_steps,
+            device=settings.device,
         )
         retrainer = Retrainer(
             source,

@@ -11,6 +11,7 @@ The rules:
 Letters: B batch size, A num_actions, M index_dim, K indices of the loss and J of the target per transition.
 """
 
+import copy
 import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from hyperact.trainer.acting import with_acting_rule
 from hyperact.trainer.adam_drift import DriftNodes, bias_corrections
 from hyperact.trainer.compiling import StepCompiler
 from hyperact.trainer.config import LearnerConfig
+from hyperact.trainer.devices import Tensors, cpu, on_device
 from hyperact.trainer.draw_stream import DrawStream
 from hyperact.trainer.hypermodel import Hypermodel
 from hyperact.trainer.learner_step import DenseStep, StepInputs, StepState
@@ -51,13 +53,14 @@ class UpdateStatistics(NamedTuple):
 class Learner:
     """Learns a hypermodel from a replay buffer."""
 
-    def __init__(self, spec: ModelSpec, config: LearnerConfig, seed: int) -> None:
+    def __init__(self, spec: ModelSpec, config: LearnerConfig, seed: int, device: torch.device = cpu) -> None:
         """Make a newborn learner. ValueError if the settings or the spec's index do not go together."""
+        self.device = device
         self.spec = with_acting_rule(spec, config)
         self.config = config
         self.num_learner_steps = 0
         self._published_at = -1
-        self._hypermodel = Hypermodel(spec, config.network, seed)
+        self._hypermodel = Hypermodel(spec, config.network, seed).to(device)
         self._td_loss = TdLoss(spec, config, self._hypermodel)
         self._stream = DrawStream(self._td_loss, np.random.SeedSequence(seed))
         self._drift_nodes = DriftNodes(config.learning_rate, config.adam_epsilon)
@@ -72,7 +75,7 @@ class Learner:
 
     @property
     def hypermodel(self) -> Hypermodel:
-        """The hypermodel as learned so far."""
+        """The hypermodel as learned so far, on the learner's device."""
         if isinstance(self._step, OneHotStep) and self._published_at != self.num_learner_steps:
             self._step.publish(self._clock())
             self._published_at = self.num_learner_steps
@@ -104,7 +107,7 @@ class Learner:
             torch.tensor(float(len(replay))),
             has_future=bool(batch.discounts_t.any()),
         )
-        statistics = self._run(inputs, self.num_learner_steps)
+        statistics = self._run(self._here(inputs), self.num_learner_steps)
         self.num_learner_steps += 1
         if self.num_learner_steps % self.config.target_update_period == 0:
             self._step.update_target()
@@ -117,7 +120,7 @@ class Learner:
             if position is not None:
                 return self._coefficients_at(position)[np.newaxis]
         with torch.no_grad():
-            coefficients: Float32s = self.hypermodel(torch.from_numpy(observations)).numpy()
+            coefficients: Float32s = self.hypermodel(self._here(torch.from_numpy(observations))).cpu().numpy()
         return coefficients
 
     def values(self, observations: Observations, indices: Float32s) -> Float32s:
@@ -125,14 +128,19 @@ class Learner:
         if self._hypermodel.graph_kind == GraphKind.GRAPH_KIND_COEFFICIENTS:
             return values_of(self.coefficients(observations), indices)
         with torch.no_grad():
-            values: Float32s = self.hypermodel(torch.from_numpy(observations), torch.from_numpy(indices)).numpy()
+            given = (self._here(torch.from_numpy(array)) for array in (observations, indices))
+            values: Float32s = self.hypermodel(*given).cpu().numpy()
         return values
 
     @torch.no_grad()
     def prior_answers(self, observations: Observations) -> Float32s:
         """Return what the prior says of observations [N, *shape] without an index: its coefficients, if it has some."""
-        answers: Float32s = self._hypermodel.prior.encode(torch.from_numpy(observations)).numpy()
+        answers: Float32s = self._hypermodel.prior.encode(self._here(torch.from_numpy(observations))).cpu().numpy()
         return answers
+
+    def hypermodel_on_cpu(self) -> Hypermodel:
+        """Return the hypermodel as learned so far for whoever exports it: a copy, where the learner is elsewhere."""
+        return self.hypermodel if self.device == cpu else copy.deepcopy(self.hypermodel).cpu()
 
     def get_state(self) -> State:
         """Return everything that the next update depends on, but for the replay buffer, as copies."""
@@ -179,7 +187,11 @@ class Learner:
         copied = time - time % config.target_update_period
         nodes = [self._drift_nodes.at(when) for when in (time, time + 1, copied)]
         corrections = bias_corrections(time + 1, config.learning_rate)
-        return Clock(torch.tensor([time, copied]), corrections, torch.stack(nodes))
+        return self._here(Clock(torch.tensor([time, copied]), corrections, torch.stack(nodes)))
+
+    def _here(self, value: Tensors) -> Tensors:
+        """Return tensors on the learner's device."""
+        return value if self.device == cpu else on_device(value, self.device)
 
     def _change_step(self) -> None:
         """Go on with the other form of the step: the buffer's observations are all one-hot, or no longer are."""
@@ -199,7 +211,8 @@ class Learner:
         self._published_at = -1
         self._step = step
         self._run = StepCompiler(step, self.config.compile)
-        self._actor = OneHotActor(step) if isinstance(step, OneHotStep) else None
+        # It shares the step's memory, which NumPy can only do on the CPU.
+        self._actor = OneHotActor(step) if isinstance(step, OneHotStep) and self.device == cpu else None
 
 
 def values_of(coefficients: Float32s, indices: Float32s) -> Float32s:
@@ -209,7 +222,7 @@ def values_of(coefficients: Float32s, indices: Float32s) -> Float32s:
 
 
 def _arrays(tensors: Mapping[str, Tensor]) -> State:
-    return {name: tensor.detach().numpy().copy() for name, tensor in tensors.items()}
+    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in tensors.items()}
 
 
 def _under(state: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, Tensor]:

@@ -75,7 +75,7 @@ class OneHotStep:
         self._target = copy.deepcopy(self.online).requires_grad_(False)
         self.adam = Adam(list(self.online.parameters()), config)
         width, num_rows = self._first_weight.shape
-        self.table = RowTable(num_rows, width, config.adam_epsilon)
+        self.table = RowTable(num_rows, width, config.adam_epsilon, self._first_weight.device)
 
     def __call__(self, inputs: StepInputs) -> Tensor:
         """Make the step; return loss, mean value, loading norm and gradient norm: float32 [4]."""

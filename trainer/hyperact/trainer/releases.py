@@ -90,7 +90,7 @@ class Releases:
             directory = Path(temporary)
             golden = _golden(learner, recent.observations)
             try:
-                manifest = write_version(directory, learner.hypermodel, learner.spec, golden, lineage, now)
+                manifest = write_version(directory, learner.hypermodel_on_cpu(), learner.spec, golden, lineage, now)
             except ParityError as error:
                 one_index = np.zeros((len(golden), 1, learner.spec.index_dim), np.float32)
                 is_finite = bool(np.isfinite(learner.values(golden, one_index)).all())

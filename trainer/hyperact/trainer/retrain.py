@@ -29,6 +29,7 @@ import structlog
 
 from hyperact.trainer.births import make_learner, parameters, spec_of_state
 from hyperact.trainer.checkpoints import Checkpoints, RoundRecord, TrainerState
+from hyperact.trainer.config import DeviceName
 from hyperact.trainer.curves import Curves, names
 from hyperact.trainer.export import Lineage, to_onnx
 from hyperact.trainer.gate_evidence import Recent
@@ -73,6 +74,7 @@ class RetrainOptions:
         source: the log's address, for people.
         reader: the name under which the log keeps what was not read yet; empty: it is not told.
         off_policy_steps: logged steps, the newest, from which the gates estimate what a candidate is worth; 0: none.
+        device: where the learner computes, by name.
     """
 
     min_new_steps: int = 200
@@ -83,6 +85,7 @@ class RetrainOptions:
     source: str = ""
     reader: str = ""
     off_policy_steps: int = 2000
+    device: DeviceName = "cpu"
 
 
 @dataclass(slots=True)
@@ -131,7 +134,7 @@ class Retrainer:
         self._stop = stop
         self._clock = clock
         spec = spec_of_state(state)
-        self._learner: Learner = make_learner(state, arrays)
+        self._learner: Learner = make_learner(state, arrays, options.device)
         self._replay = self._learner.make_replay()
         config = state.config
         self._n_step = NStepAssembler(config.num_td_steps, spec.discount, config.reward_view)
@@ -153,7 +156,7 @@ class Retrainer:
         """Learn until stopped or until enough versions were made; return how many were. Raises LogLostError."""
         num_versions = 0
         # The first export is slow, for it imports much: better now than when a version is waited for.
-        to_onnx(self._learner.hypermodel, self._learner.spec)
+        to_onnx(self._learner.hypermodel_on_cpu(), self._learner.spec)
         try:
             self._acknowledge()
             self._rebuild()

@@ -52,11 +52,13 @@ class RowTable:
 
     names = ("limits", "firsts", "roots", "snapshots", "stamps")
 
-    def __init__(self, num_rows: int, width: int, epsilon: float) -> None:
+    def __init__(self, num_rows: int, width: int, epsilon: float, device: torch.device) -> None:
         self._epsilon = epsilon
         self.num_rows = num_rows
-        self.limits, self.firsts, self.roots, self.snapshots = (torch.zeros(num_rows + 1, width) for _ in range(4))
-        self.stamps = torch.zeros(num_rows + 1, dtype=torch.int64)
+        self.limits, self.firsts, self.roots, self.snapshots = (
+            torch.zeros(num_rows + 1, width, device=device) for _ in range(4)
+        )
+        self.stamps = torch.zeros(num_rows + 1, dtype=torch.int64, device=device)
 
     @torch.no_grad()
     def load(self, rows: Rows, target: Tensor, clock: Clock) -> None:
@@ -70,7 +72,7 @@ class RowTable:
     @torch.no_grad()
     def read_all(self, clock: Clock) -> tuple[Rows, Tensor]:
         """Return all rows [R, H] and the target network's."""
-        positions = torch.arange(self.num_rows)
+        positions = torch.arange(self.num_rows, device=self.stamps.device)
         return self.read(positions, clock.times[0], clock.nodes[0]), self.read_target(positions, clock)
 
     def read(self, positions: Tensor, time: Tensor, nodes: Tensor) -> Rows:

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import CliPositionalArg
 
-from hyperact.trainer.config import LearnerConfig
+from hyperact.trainer.config import DeviceName, LearnerConfig
 from hyperact.trainer.variants import find_variant
 from hyperact.v1.channels import ConnectionSettings
 from hyperact.v1.model_pb2 import AgentKind
@@ -171,6 +171,10 @@ class TrainSettings(CommonSettings):
         "removed at the run's end. Unset: none.",
     )
     checkpoint_period: int = Field(default=5_000, gt=0, description="Steps between checkpoints.")
+    device: DeviceName = Field(
+        default="cpu",
+        description="Where to learn and act: cpu, cuda, or auto (cuda for frames, where there is such a device).",
+    )
     register: bool = Field(default=True, description="Whether to register the result.")
     promote: bool = Field(default=False, description="Whether to put the registered result into service.")
 
@@ -195,6 +199,10 @@ class RetrainSettings(CommonSettings, ConnectionSettings, StreamSettings):
     )
     batch_size: int = Field(
         default=0, ge=0, description="Transitions per learner step; 0: the preset's (128, Atari 32)."
+    )
+    device: DeviceName = Field(
+        default="cpu",
+        description="Where to learn and act: cpu, cuda, or auto (cuda for frames, where there is such a device).",
     )
     max_versions: int = Field(default=0, ge=0, description="Versions to make before ending; 0: until stopped.")
     promote: bool = Field(default=True, description="Whether to put versions that pass the gates into service.")

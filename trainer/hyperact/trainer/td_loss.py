@@ -128,7 +128,8 @@ class TdLoss:
 
     def _expected(self, online_tm1: Answer, targets: Tensor, transitions: Transitions) -> Estimate:
         coefficients = online_tm1(None) + transitions.prior_tm1
-        taken = coefficients[torch.arange(len(coefficients)), transitions.actions_tm1]
+        rows = torch.arange(len(coefficients), device=coefficients.device)
+        taken = coefficients[rows, transitions.actions_tm1]
         mean, loadings = taken[:, 0], taken[:, 1:]
         losses = expected_td_loss(
             mean,

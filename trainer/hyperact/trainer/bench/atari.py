@@ -22,8 +22,9 @@ from hyperact.trainer.allocator import keep_freed_memory
 from hyperact.trainer.bench.provenance import code_commit
 from hyperact.trainer.bench.runs import Mark, Values
 from hyperact.trainer.bench.settings import AtariSettings
-from hyperact.trainer.config import LearnerConfig, atari_networks, preset
+from hyperact.trainer.config import DeviceName, LearnerConfig, atari_networks, preset
 from hyperact.trainer.curves import Curves
+from hyperact.trainer.devices import find_device
 from hyperact.trainer.environments import Environment, make_environment, spec_of
 from hyperact.trainer.learner import Learner
 from hyperact.trainer.replay import Replay
@@ -65,6 +66,7 @@ class AtariRun:
         changes: changes to the variant's settings, as JSON.
         policies: a directory for the learner's state at its best evaluation; empty: it is not kept.
         commit: of the code that plays.
+        device: where the learner computes, by name.
     """
 
     variant: str
@@ -78,6 +80,7 @@ class AtariRun:
     changes: str = "{}"
     policies: str = ""
     commit: str = field(default="", compare=False)
+    device: DeviceName = field(default="cpu", compare=False)
 
     @property
     def label(self) -> str:
@@ -131,6 +134,7 @@ def make_runs(settings: AtariSettings) -> list[AtariRun]:
             changes=changes,
             policies=str(settings.policies or ""),
             commit=commit,
+            device=settings.device,
         )
         for game in settings.games
         for seed in settings.seeds
@@ -146,7 +150,8 @@ class _Stretch:
         self._checkpoint = checkpoint
         self._begin = time.perf_counter()
         spec = run.make_spec()
-        self._learner = Learner(spec, run.make_config(spec), run.seed)
+        config = run.make_config(spec)
+        self._learner = Learner(spec, config, run.seed, find_device(run.device, config.network))
         self._replay: Replay = self._learner.make_replay()
         found = checkpoint.load(self._learner, self._replay) or {}
         self._start = training.Progress(found.get("num_steps", 0), found.get("num_episodes", 0), None)

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from hyperact.trainer.config import DeviceName
 from hyperact.trainer.variants import find_variant
 
 
@@ -71,6 +72,10 @@ class AtariSettings(BenchSettings):
     steps: int = Field(default=100_000, gt=0, description="Interactions of a run (each four frames).")
     torso: Literal["atari", "nature", "data_efficient"] = Field(
         default="atari", description="The network: the papers' own, Nature's DQN's, or data-efficient Rainbow's."
+    )
+    device: DeviceName = Field(
+        default="cpu",
+        description="Where to learn and act: cpu, cuda, or auto (cuda for frames, where there is such a device).",
     )
     evaluation_period: int = Field(default=20_000, gt=0, description="Interactions between evaluations.")
     evaluation_episodes: int = Field(default=10, gt=0, description="Full games of one evaluation.")
