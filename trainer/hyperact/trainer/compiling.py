@@ -20,6 +20,8 @@ CompileMode = Literal["auto", "on", "off"]
 # Compiling costs about as much as ten thousand steps of a small network save.
 auto_first_step = 10_000
 
+most_compiled_steps = 64
+
 logger = structlog.get_logger()
 
 
@@ -57,6 +59,8 @@ def _compile(step: Step) -> Step:
 
     # The gradient is part of the step; torch has traced it since 2.11, where it is asked to.
     dynamo.trace_autograd_ops = True
+    # A process may learn many things one after the other, as a benchmark's workers do; all their steps count together.
+    dynamo.recompile_limit = max(dynamo.recompile_limit, most_compiled_steps)
     return torch.compile(step, fullgraph=True, dynamic=False)
 
 
