@@ -25,6 +25,7 @@ from hyperact.service.log_reader import LogReader
 from hyperact.service.log_servicer import LogServicer
 from hyperact.service.logs import configure_logs
 from hyperact.service.metrics import Metrics
+from hyperact.service.priorities import hand_over_quickly
 from hyperact.service.readiness import Readiness
 from hyperact.service.repository import Repository
 from hyperact.service.retention import RetentionLimits
@@ -55,6 +56,7 @@ def run_worker(settings: ServeSettings, worker: int = 0) -> int:
     """Serve until SIGTERM or SIGINT and return the exit code."""
     configure_logs(settings.log_format, settings.log_level)
     structlog.contextvars.bind_contextvars(worker=worker)
+    hand_over_quickly()
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(_serve(settings, worker))

@@ -15,7 +15,6 @@ Rules:
 
 import asyncio
 import logging
-import os
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -25,6 +24,7 @@ from hyperact.service.errors import DecisionError
 from hyperact.service.lanes import Decided, VersionLane
 from hyperact.service.metrics import Metrics
 from hyperact.service.model_versions import LoadedVersion, ModelVersions, ShadowScores
+from hyperact.service.priorities import lower_priority
 from hyperact.service.rows import Row
 from hyperact.service.step_log import StepLog
 from hyperact.v1.decision_pb2 import Step
@@ -34,7 +34,6 @@ from hyperact.v1.steps import StepKey
 logger = logging.getLogger(__name__)
 max_queued_rows = 1024
 max_queued_bytes = 64 << 20
-_niceness = 10
 
 
 @dataclass(slots=True)
@@ -112,7 +111,7 @@ class ShadowScorer:
     # Below: the scorer's thread, down to _record.
 
     def _run(self) -> None:
-        _lower_priority()
+        lower_priority()
         while True:
             offer = self._queue.get()
             try:
@@ -200,11 +199,3 @@ def _to_record(question: _Question, result: Decided, loaded: LoadedVersion) -> S
         version_digest=hypermodel.digest,
         index_key_id=served.index_key_id,
     )
-
-
-def _lower_priority() -> None:
-    """Let serving go first where the cores are busy; Linux has a priority for each thread."""
-    try:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _niceness)
-    except (AttributeError, OSError):
-        logger.debug("the shadow's thread has the priority of all others")

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from hyperact.service.errors import RegistryUnavailableError, UnknownNameError
 from hyperact.service.metrics import Metrics
 from hyperact.service.model_versions import LoadedVersion, ModelVersions, VersionOptions
+from hyperact.service.priorities import lower_priority
 from hyperact.service.repository import Repository
 from hyperact.service.version_loader import Loader
 from hyperact.v1.deployment_pb2 import ModelStatus
@@ -61,7 +62,7 @@ class Versions:
         self._poll_seconds = poll_seconds
         self._start_seconds = start_seconds
         self._draw = draw
-        self._executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix="versions")
+        self._executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix="versions", initializer=lower_priority)
         self._tasks: list[asyncio.Task[None]] = []
         options = VersionOptions(
             repository=repository,
