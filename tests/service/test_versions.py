@@ -5,8 +5,6 @@ import json
 import os
 import shutil
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
@@ -31,6 +29,7 @@ from hyperact.v1 import manifests
 from hyperact.v1.deployment_pb2 import Deployment, VersionState
 from hyperact.v1.deployments import read_ledger
 from toy_hypermodels import coefficients_of
+from toy_registry import registry_server
 
 drain_deadline_seconds = 100.0
 max_version_bytes = 1 << 20
@@ -318,36 +317,8 @@ class TestRoads:
 def server_uri(tmp_path: Path) -> Iterator[str]:
     """An MLflow server of its own process on a free loopback port."""
     pytest.importorskip("mlflow.server")
-    toys.make_registry(tmp_path / "server")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    command = [
-        *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
-        *("--backend-store-uri", f"sqlite:///{tmp_path / 'server' / 'mlflow.db'}"),
-        *("--artifacts-destination", str(tmp_path / "server" / "artifacts")),
-    ]
-    with (tmp_path / "server.log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-    uri = f"http://127.0.0.1:{port}"
-    try:
-        wait_for_server(uri, tmp_path / "server.log")
-        yield uri
-    finally:
-        os.killpg(process.pid, 15)
-        process.wait(timeout=30)
-
-
-def wait_for_server(uri: str, log: Path) -> None:
-    import requests
-
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        try:
-            if requests.get(f"{uri}/health", timeout=1).ok:
-                return
-        except requests.RequestException:
-            time.sleep(0.1)
-    raise AssertionError(log.read_text())
+    with registry_server(tmp_path / "server") as server:
+        yield server.uri
 
 
 def edit_manifest(**changes: object) -> Callable[[Path], object]:

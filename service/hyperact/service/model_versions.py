@@ -7,7 +7,8 @@ Rules:
    swapped in by one assignment. What fails before that leaves the last good version serving, with the reason in the
    status.
 3. A version that is at fault is refused: not tried again until the alias moves or somebody asks for a reload. A
-   registry that is away is looked at again at the next poll.
+   registry that is away is looked at again at the next poll. One that takes long, by its download or by its size, is
+   not waited for when the alias moves on.
 4. The version that served before drains: it stays loaded until its last pinned episode ends, but at least
    `min_drain_seconds`, for tokens that other replicas handed out, and at most until the drain deadline.
 5. A token may name a version that is not loaded here. If the ledger says that it served and its drain deadline has not
@@ -42,6 +43,7 @@ from hyperact.service.errors import RegistryUnavailableError, VersionRefusedErro
 from hyperact.service.hypermodel import Hypermodel
 from hyperact.service.metrics import Metrics
 from hyperact.service.repository import RegistryView, Repository
+from hyperact.service.superseding import unless
 from hyperact.service.version_cache import LastServed
 from hyperact.service.version_loader import Fresh, Loader, VersionLoader
 from hyperact.v1.deployment_pb2 import Deployment, DeploymentRole, ModelStatus, VersionState, VersionStatus
@@ -63,6 +65,7 @@ logger = logging.getLogger(__name__)
 min_drain_seconds = 5.0
 obtain_look_period_seconds = 1.0
 observe_seconds = 3.0
+superseded_look_period_seconds = 1.0
 cache_keep_seconds = 3600.0
 _max_looks = 3
 _Result = TypeVar("_Result")
@@ -360,11 +363,22 @@ class ModelVersions:
     async def _bring_up_and_deploy(self, version: str) -> bool:
         """Put the alias's version into service; False if the alias moved on meanwhile."""
         try:
-            fresh = await self._bring_up(version)
+            fresh = await unless(self._until_superseded(version), self._bring_up(version))
         except VersionRefusedError as error:
             self._refuse(version, error)
             return True
+        if fresh is None:
+            logger.info("version %s of %s is not waited for: the alias moved on", version, self.model)
+            return False
         return await self._deploy(version, fresh)
+
+    async def _until_superseded(self, version: str) -> None:
+        """Return once the alias names another version: one that takes long must not hold up the next."""
+        while True:
+            await asyncio.sleep(superseded_look_period_seconds)
+            with contextlib.suppress(RegistryUnavailableError):
+                if (await self._options.repository.look(self.model)).alias_version != version:
+                    return
 
     def _wanted_companions(self) -> dict[Role, Wanted]:
         """Return what the registry wants beside the champion: nothing without one, and while the kill switch stands."""

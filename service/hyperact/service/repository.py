@@ -3,7 +3,8 @@
 Rules:
 
 1. A call has a deadline: it runs in a thread of its own, and one that hangs is left behind, at most `max_hanging_calls`
-   of them. Nobody waits for MLflow on the event loop or at exit.
+   of them, and as many downloads: these do not keep anybody from asking where the alias stands. Nobody waits for MLflow
+   on the event loop or at exit.
 2. What is asked about a version is in its manifest and its ONNX file: only these two are downloaded, after the store
    has told their sizes.
 3. Two kinds of failure: the version is at fault (VersionRefusedError: trying again cannot help) or the registry is
@@ -11,8 +12,6 @@ Rules:
 4. The alias is moved first, then the ledger is written.
 """
 
-import asyncio
-import contextlib
 import logging
 import os
 import tempfile
@@ -28,6 +27,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from hyperact.service.errors import RegistryUnavailableError, VersionRefusedError
+from hyperact.service.patient_calls import PatientCalls, TooManyHangError
 from hyperact.service.version_cache import CachedVersion, VersionCache
 from hyperact.v1 import golden, local_store, manifests
 from hyperact.v1.deployment_pb2 import Deployment
@@ -107,8 +107,8 @@ class Repository:
         self._max_version_bytes = max_version_bytes
         self._call_seconds = call_seconds
         self._download_seconds = download_seconds
-        self._num_hanging = 0
-        self._lock = threading.Lock()
+        self._calls = PatientCalls("registry-call", max_hanging_calls)
+        self._downloads = PatientCalls("registry-download", max_hanging_calls)
         self._making_store = threading.Lock()
         self._has_store = False
         for name, value in _process_settings.items():
@@ -116,7 +116,7 @@ class Repository:
 
     async def look(self, model: str) -> RegistryView:
         """Return where the alias stands and the ledger. Raises RegistryUnavailableError."""
-        return await self._call(lambda: self._look(model), self._call_seconds)
+        return await self._call(lambda: self._look(model))
 
     async def fetch(self, model: str, version: str) -> CachedVersion:
         """Return a version's folder, downloaded unless it is in the cache.
@@ -125,11 +125,11 @@ class Repository:
             VersionRefusedError: MISSING, CORRUPT, WRONG_MODEL or TOO_LARGE.
             RegistryUnavailableError: the registry or the artefact store cannot be reached.
         """
-        return await self._call(lambda: self._fetch(model, version), self._download_seconds)
+        return await self._transfer(lambda: self._fetch(model, version))
 
     async def record(self, model: str, entry: Deployment) -> None:
         """Write one entry of the ledger. Raises RegistryUnavailableError."""
-        await self._call(lambda: self._client().set_registered_model_tag(model, *to_tag(entry)), self._call_seconds)
+        await self._call(lambda: self._client().set_registered_model_tag(model, *to_tag(entry)))
 
     async def promote(self, model: str, version: str, now: datetime, note: Deployment) -> Deployment:
         """Move the alias to a version and write the ledger; return the deployment.
@@ -140,7 +140,7 @@ class Repository:
             VersionRefusedError: MISSING, naming the versions that there are.
             RegistryUnavailableError: the registry cannot be reached.
         """
-        return await self._call(lambda: self._promote(model, version, now, note), self._call_seconds)
+        return await self._call(lambda: self._promote(model, version, now, note))
 
     async def deploy(self, model: str, version: str, now: datetime, note: Deployment) -> Deployment:
         """Move the alias of a role to a version, or away ("" for no version), and write a new entry of the ledger.
@@ -151,7 +151,7 @@ class Repository:
             VersionRefusedError: MISSING, naming the versions that there are.
             RegistryUnavailableError: the registry cannot be reached.
         """
-        return await self._call(lambda: self._deploy(model, version, now, note), self._call_seconds)
+        return await self._call(lambda: self._deploy(model, version, now, note))
 
     async def fetch_golden(self, model: str, version: str) -> Golden | None:
         """Return what a version's learner answered at its export; None if nobody kept it.
@@ -160,64 +160,41 @@ class Repository:
             VersionRefusedError: MISSING or CORRUPT.
             RegistryUnavailableError: the registry or the artefact store cannot be reached.
         """
-        return await self._call(lambda: self._fetch_golden(model, version), self._download_seconds)
+        return await self._transfer(lambda: self._fetch_golden(model, version))
 
     async def version_tags(self, model: str, version: str) -> dict[str, str]:
         """Return a version's tags. Raises VersionRefusedError (MISSING) or RegistryUnavailableError."""
-        return await self._call(lambda: dict(self._get_version(model, version).tags), self._call_seconds)
+        return await self._call(lambda: dict(self._get_version(model, version).tags))
 
     async def set_version_tag(self, model: str, version: str, name: str, value: str) -> None:
         """Set a tag of a version. Raises RegistryUnavailableError."""
-        await self._call(lambda: self._client().set_model_version_tag(model, version, name, value), self._call_seconds)
+        await self._call(lambda: self._client().set_model_version_tag(model, version, name, value))
 
     async def log_text(self, run_id: str, text: str, file: str) -> None:
         """Save a text with a run, over an earlier one of that name. Raises RegistryUnavailableError."""
-        await self._call(lambda: self._client().log_text(run_id, text, file), self._call_seconds)
+        await self._call(lambda: self._client().log_text(run_id, text, file))
 
     async def list_versions(self, model: str) -> list[str]:
         """Return the registered versions, oldest first, empty without a model. Raises RegistryUnavailableError."""
-        return await self._call(lambda: self._list_versions(model), self._call_seconds)
+        return await self._call(lambda: self._list_versions(model))
 
-    async def _call(self, function: Callable[[], _Result], seconds: float) -> _Result:
-        if self._num_hanging >= max_hanging_calls:
-            raise RegistryUnavailableError(f"{self._num_hanging} earlier calls still wait for an answer")
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[_Result] = loop.create_future()
-        ended = threading.Event()
-        work = (function, loop, future, ended)
-        threading.Thread(target=self._run, args=work, name="registry-call", daemon=True).start()
+    async def _call(self, function: Callable[[], _Result]) -> _Result:
+        return await self._ask(self._calls, function, self._call_seconds)
+
+    async def _transfer(self, function: Callable[[], _Result]) -> _Result:
+        return await self._ask(self._downloads, function, self._download_seconds)
+
+    async def _ask(self, calls: PatientCalls, function: Callable[[], _Result], seconds: float) -> _Result:
         try:
-            async with asyncio.timeout(seconds):
-                return await future
+            return await calls.run(function, seconds)
+        except (VersionRefusedError, RegistryUnavailableError):
+            raise
         except TimeoutError:
             raise RegistryUnavailableError(f"{self.tracking_uri} did not answer within {seconds:g} s") from None
-        finally:
-            with self._lock:
-                self._num_hanging += not ended.is_set()
-                ended.set()
-
-    def _run(
-        self,
-        function: Callable[[], _Result],
-        loop: asyncio.AbstractEventLoop,
-        future: "asyncio.Future[_Result]",
-        ended: threading.Event,
-    ) -> None:
-        """Call, and hand the result over. `ended` is set by whoever ends first: the call, or the waiting for it."""
-        result: _Result | None = None
-        error: Exception | None = None
-        try:
-            result = function()
-        except (VersionRefusedError, RegistryUnavailableError) as raised:
-            error = raised
-        except Exception as raised:  # noqa: BLE001 MLflow and what it stands on raise classes of many libraries
-            error = RegistryUnavailableError(f"{self.tracking_uri}: {_first_line(raised)}")
-            error.__cause__ = raised
-        with self._lock:
-            self._num_hanging -= ended.is_set()
-            ended.set()
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(_settle, future, result, error)
+        except TooManyHangError as error:
+            raise RegistryUnavailableError(str(error)) from None
+        except Exception as error:  # MLflow and what it stands on raise classes of many libraries
+            raise RegistryUnavailableError(f"{self.tracking_uri}: {_first_line(error)}") from error
 
     # Below: blocking.
 
@@ -374,12 +351,3 @@ def _open_store(tracking_uri: str) -> MlflowClient:
     if tracking_uri.startswith(local_store.prefix):
         client.search_experiments(max_results=1)
     return client
-
-
-def _settle(future: "asyncio.Future[Any]", result: Any, error: Exception | None) -> None:
-    if future.done():
-        return
-    if error is not None:
-        future.set_exception(error)
-    else:
-        future.set_result(result)

@@ -5,6 +5,7 @@ downloaded is the version's own fault. While the registry is away nothing is thr
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -43,6 +44,9 @@ class Fresh:
 class VersionLoader:
     """Loads versions of one model; those who want the same one at the same time share the work.
 
+    When the last of them is cancelled the work is given up; a download goes on in its thread, and its end is not
+    waited for.
+
     Args:
         observe_phase: is told how many seconds a phase took: "fetch" from the registry or the cache, "load" into the
             runtime with all checks, "warm_up". Called from any thread.
@@ -73,6 +77,7 @@ class VersionLoader:
         self._notify = notify
         self._observe_phase = observe_phase
         self._tasks: dict[str, asyncio.Task[Fresh]] = {}
+        self._num_waiting: Counter[str] = Counter()
 
     async def load(self, version: str) -> Fresh:
         """Return a version loaded and warm.
@@ -86,7 +91,15 @@ class VersionLoader:
             self.loading_since[version] = self._now()
             task = self._tasks[version] = asyncio.create_task(self._load(version))
             self._notify()
-        return await asyncio.shield(task)
+        self._num_waiting[version] += 1
+        try:
+            return await asyncio.shield(task)
+        finally:
+            self._num_waiting[version] -= 1
+            if not self._num_waiting[version]:
+                del self._num_waiting[version]
+                task.cancel()
+                self._forget(version, task)
 
     async def _load(self, version: str) -> Fresh:
         try:
@@ -103,6 +116,10 @@ class VersionLoader:
                     if cached.is_new or not is_verified:
                         raise
         finally:
+            self._forget(version, asyncio.current_task())
+
+    def _forget(self, version: str, task: "asyncio.Task[Any] | None") -> None:
+        if self._tasks.get(version) is task:
             del self._tasks[version], self.loading_since[version]
 
     async def _fetch(self, version: str) -> tuple[CachedVersion, bool]:
