@@ -2,9 +2,7 @@
 
 import asyncio
 import signal
-import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,41 +13,9 @@ from hyperact.v1.decision_pb2 import ActBatchRequest, ActStreamRequest, Position
 from hyperact.v1.decision_pb2_grpc import DecisionServiceStub
 from hyperact.v1.log_pb2 import ReadRequest
 from hyperact.v1.log_pb2_grpc import LogServiceStub
+from toy_hold_up import gathering, held_up, num_running, until
 from toy_serve import serve
 from toy_worker import RunningWorker, make_request, registry_with_version, running
-
-num_running = 2
-"""Batches that are under way at a time with one inference thread; the rows of later calls gather."""
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not condition():  # noqa: ASYNC110 it is the event loop's own doing that is waited for
-            await asyncio.sleep(0.005)
-
-
-def gathering(service: RunningWorker) -> list[Any]:
-    """Return the rows that wait for a batch of their own."""
-    lanes = service.worker._data_plane._pipeline.lanes._lanes.values()
-    return [row for open_lane in lanes for row in open_lane.batcher._rows]
-
-
-@asynccontextmanager
-async def held_up(service: RunningWorker) -> AsyncIterator[threading.Event]:
-    """Keep the one inference thread busy until the event is set, with as many batches behind it as may run."""
-    release = threading.Event()
-    threads = service.worker._data_plane._pipeline._threads
-    assert threads is not None
-    threads.submit(release.wait)
-    firsts = []
-    try:
-        for number in range(num_running):
-            firsts.append(asyncio.ensure_future(service.decision.Act(make_request(f"first-{number}"))))
-            await until(lambda: service.worker._data_plane.num_in_work == len(firsts) and not gathering(service))
-        yield release
-    finally:
-        release.set()
-        await asyncio.gather(*firsts)
 
 
 @pytest.fixture

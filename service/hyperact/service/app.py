@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import math
 import signal
 from collections.abc import Awaitable, Iterator
 from functools import partial
@@ -296,6 +297,7 @@ def _make_limits(settings: ServeSettings) -> Limits:
     return Limits(
         max_batch=settings.max_batch,
         max_queued=settings.max_queued,
+        max_wait_seconds=settings.max_wait_ms / 1e3 if settings.max_wait_ms else math.inf,
         batch_wait_seconds=settings.batch_wait_ms / 1e3,
         inference_threads=settings.inference_threads,
         is_fallback_allowed=not settings.require_version,

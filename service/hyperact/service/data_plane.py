@@ -77,7 +77,7 @@ class DataPlane:
             unpin=lambda model, version: versions[model].unpin(version),
             draw_run=lambda: make_run(time.time_ns() // 1_000_000, os.urandom(5)),
         )
-        self._work = Work(limits.max_queued)
+        self._work = Work(limits.max_queued, limits.max_wait_seconds)
         self._traces = traces
         self._pipeline = Pipeline(self._sessions, step_log, keys, limits, metrics, self._work, traces, shadow)
 

@@ -12,6 +12,7 @@ class Limits:
 
     max_batch: int = 256
     max_queued: int = 4096
+    max_wait_seconds: float = 5.0
     batch_wait_seconds: float = 0.001
     inference_threads: int = 0
     is_fallback_allowed: bool = True

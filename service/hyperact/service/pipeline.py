@@ -141,6 +141,7 @@ class Pipeline:
         """Load the version that a session came with from elsewhere, or move the session to the serving one."""
         versions = row.versions
         loaded = await versions.obtain(pinned)
+        row.is_obtained = True
         if loaded is None or versions.must_leave(pinned):
             self._place(row, self._begin_with(row), is_repinned=True)
         else:
@@ -211,6 +212,8 @@ class Pipeline:
     async def _run(self, lane: Lane, batcher: Batcher[Row], writer: StepWriter, rows: list[Row]) -> None:
         begun, num_rows = time.monotonic(), len(rows)
         try:
+            if not rows[0].is_obtained:  # or it waited for its version
+                self._work.note_wait(begun - rows[0].begun)
             rows = self._drop_unwanted(rows)
             if not rows:
                 return

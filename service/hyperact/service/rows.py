@@ -89,6 +89,7 @@ class Row:
         checker: what the observation was checked with.
         caller: who asked first.
         lane: what decides it; None until that is found.
+        is_obtained: whether its version had to be loaded first.
         span: of the call that it came with; None without tracing.
     """
 
@@ -108,6 +109,7 @@ class Row:
     deployment: int = 0
     segment: int = 0
     is_repinned: bool = False
+    is_obtained: bool = False
     span: Any = None
 
     @property

@@ -141,6 +141,11 @@ class ServeSettings(BaseModel, extra="forbid"):
         1.0, ge=0, le=1000, description="The longest that a batch stays open while requests keep coming."
     )
     max_queued: int = Field(4096, ge=1, description="Requests in work above which new ones are refused for a while.")
+    max_wait_ms: float = Field(
+        5000.0,
+        ge=0,
+        description="How long requests may wait for their batch; when they do, new ones are refused. 0: no limit.",
+    )
     max_caller_requests: int = Field(
         0, ge=0, description="Requests in work of one caller; 0: with credentials half of max_queued, else no limit."
     )
