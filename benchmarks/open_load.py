@@ -9,6 +9,7 @@ import asyncio
 import multiprocessing
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -88,6 +89,7 @@ class OpenLoad:
         self._num_players = 0
         self._calls: set[asyncio.Task[None]] = set()
         self.rows: list[tuple[float | int, ...]] = []
+        self.messages: Counter[str] = Counter()
 
     async def run(self, phases: Sequence[Phase], gates: "Gates", seed: int = 0) -> None:
         """Send through all phases, or until told to stop, and wait for the last answers."""
@@ -122,6 +124,7 @@ class OpenLoad:
         try:
             results = await self._ask([player.request for player in players])
         except grpc.aio.AioRpcError as error:
+            self.messages[f"{error.code().name}: {error.details()}"] += 1
             results = [ActResult(error=ActError(code=int(error.code().value[0])))] * len(players)
         latency = loop.time() - due
         for player, result in zip(players, results, strict=True):
@@ -149,6 +152,8 @@ async def _run(
         spec = (await stub.GetSpec(GetSpecRequest())).spec
         load = OpenLoad(stub, spec, f"open-{os.getpid()}", timeout_seconds, max_sessions)
         await load.run(phases, gates)
+    for message, number in load.messages.most_common(5):
+        print(f"{number} calls failed: {message}", flush=True)
     return np.array(load.rows, CALL)
 
 
