@@ -1,14 +1,11 @@
-"""A registry that is down, slow or lying: a real MLflow server, stopped, hung, or behind a wire that is slowed."""
+"""A registry that is down or slow: a real MLflow server, stopped, hung, or behind a wire that is slowed."""
 
 import asyncio
-import json
 import shutil
 import signal
-import threading
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +15,10 @@ from mlflow import MlflowClient
 import toys
 from hyperact.v1.deployment_pb2 import GetStatusRequest, ModelStatus, VersionState
 from toy_registry import RegistryServer, Wire, registry_server, slowed
-from toy_worker import RunningWorker, make_request, play, running
+from toy_worker import RunningWorker, play, running
 
 pytestmark = pytest.mark.timeout(300)
-SERVING, LOADING, REFUSED = (
-    VersionState.VERSION_STATE_SERVING,
-    VersionState.VERSION_STATE_LOADING,
-    VersionState.VERSION_STATE_REFUSED,
-)
+SERVING, LOADING = VersionState.VERSION_STATE_SERVING, VersionState.VERSION_STATE_LOADING
 
 
 @pytest.fixture(scope="module")
@@ -192,80 +185,3 @@ class TestSlow:
 
 def source_of(wire: Wire) -> str:
     return f"{wire.uri}/api/2.0/mlflow-artifacts/artifacts"
-
-
-class LyingStore(BaseHTTPRequestHandler):
-    """A store of MLflow artefacts that says of each file what it likes: `claim` adds to its size, `forged` replaces."""
-
-    directory: Path
-    claim = 0
-    forged = b""
-
-    def do_GET(self) -> None:
-        """List a folder, or send a file."""
-        _, _, rest = self.path.partition("/mlflow-artifacts/artifacts")
-        if "?" in rest or not rest.strip("/"):
-            files = list((self.directory / rest.partition("path=")[2]).iterdir())
-            listed = [{"path": file.name, "is_dir": False, "file_size": self._claimed_size(file)} for file in files]
-            self._send(json.dumps({"files": listed}).encode())
-        else:
-            self._send(self._content(self.directory / rest.strip("/")))
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-    def _claimed_size(self, file: Path) -> int:
-        return len(self._content(file)) + (self.claim if file.name == toys.onnx_file else 0)
-
-    def _content(self, file: Path) -> bytes:
-        return self.forged if self.forged and file.name == toys.onnx_file else file.read_bytes()
-
-    def _send(self, content: bytes) -> None:
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-
-@contextmanager
-def lying(directory: Path, **lies: Any) -> Iterator[str]:
-    """Run a store over a folder that lies; yield its address."""
-    handler = type("Handler", (LyingStore,), {"directory": directory, **lies})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as store:
-        threading.Thread(target=store.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{store.server_port}/api/2.0/mlflow-artifacts/artifacts"
-        store.shutdown()
-
-
-class TestLying:
-    @pytest.mark.parametrize(
-        ("lies", "problem"),
-        [
-            ({"forged": b"not the graph that was registered"}, "CORRUPT"),
-            ({"claim": -1}, "bytes"),
-            ({"claim": 1}, "bytes"),
-            ({"claim": 1 << 40}, "TOO_LARGE"),
-        ],
-    )
-    async def test_a_store_that_lies_about_a_version_changes_nothing(
-        self, tmp_path: Path, shared_server: RegistryServer, lies: dict[str, Any], problem: str
-    ) -> None:
-        """Another digest or another size than promised: the last good version goes on, and the status says why."""
-        model = Model(shared_server, tmp_path / "made")
-        model.promote(model.register(seed=1))
-        with lying(shared_server.artifacts, **lies) as address:
-            false = await asyncio.to_thread(model.register, address, seed=2)
-            async with following(tmp_path / "data", model, shared_server.uri) as service:
-                await until_state(service, "1", SERVING)
-                await asyncio.to_thread(model.promote, false)
-                async with asyncio.timeout(120):
-                    while problem not in problems(await status_of(service)):  # noqa: ASYNC110 likewise
-                        await asyncio.sleep(0.02)
-                answers = await play(service, "agent", [5])
-                found = await service.decision.Act(make_request("other"))
-
-        assert {"1"} == {answer.version for answer in [*answers, found]}
-
-
-def problems(status: ModelStatus) -> str:
-    return " ".join([status.registry_problem, *(version.problem for version in status.versions)])
