@@ -18,7 +18,6 @@ failed, an episode changed its version, a version that cannot be served was, or 
 """
 
 import argparse
-import csv
 import os
 import shutil
 import sys
@@ -39,6 +38,7 @@ from rich.table import Table
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 from benchmarks.open_load import Phase, loading
+from benchmarks.result_files import write_rows
 from benchmarks.served import START_SECONDS, Served, home, make_versions, nature_arguments, registry_of, serving
 
 import toys
@@ -359,14 +359,6 @@ def show(judgement: Judgement, title: str) -> None:
     Console().print(table)
 
 
-def write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--promotions", type=int, default=100)
@@ -396,8 +388,8 @@ def main() -> int:
             moves, calls, memory, most = run(one, served, kinds, arguments, calls_file)
     judgement = judge(moves, calls, memory, arguments.steady_seconds)
     seconds = seconds_of(moves, calls, memory)
-    write(arguments.output / "calm_promotions.csv", [asdict(move) for move in moves])
-    write(arguments.output / "calm_seconds.csv", seconds)
+    write_rows(arguments.output / "calm_promotions.csv", [asdict(move) for move in moves])
+    write_rows(arguments.output / "calm_seconds.csv", seconds)
     show(judgement, f"Promotions under {arguments.share:.0%} of {most:,.0f} Act/s")
     codes, numbers = np.unique(calls["code"], return_counts=True)
     Console(stderr=True).print("calls by code:", dict(zip(codes.tolist(), numbers.tolist(), strict=True)))

@@ -11,7 +11,6 @@ overload_seconds.csv, a row for each second.
 """
 
 import argparse
-import csv
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from benchmarks.open_load import Phase, loading
+from benchmarks.result_files import write_rows
 from benchmarks.served import home, make_versions, nature_arguments, serving
 from numpy.typing import NDArray
 from rich.console import Console
@@ -139,14 +139,6 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
     Console().print(f"well again in second {recovery_seconds(rows):g} after the overload")
 
 
-def write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=8.0, help="of each phase")
@@ -163,8 +155,8 @@ def main() -> None:
     rows = run(arguments, cores)
     if arguments.only_prepare:
         return
-    write(arguments.output / "overload_seconds.csv", rows)
-    write(arguments.output / "overload.csv", by_phase(rows))
+    write_rows(arguments.output / "overload_seconds.csv", rows)
+    write_rows(arguments.output / "overload.csv", by_phase(rows))
     show(rows)
     if arguments.plot:
         plot(arguments.plot, rows)
